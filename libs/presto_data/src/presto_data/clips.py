@@ -1,0 +1,57 @@
+"""What the whole library passes around: a piece of audio and the true facts about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is known about a clip; None or empty means unknown. Tempo is in beats per minute."""
+
+    tempo: float | None = None
+    key: str | None = None
+    mode: str | None = None
+    genre: str | None = None
+    instruments: tuple[str, ...] = ()
+    mood: str | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Float32 audio of shape (ch, s) in about [-1, 1], its caption and its metadata."""
+
+    audio: Float[Tensor, "ch s"] = field(repr=False)
+    sample_rate: int
+    caption: str
+    metadata: Metadata
+    id: str
+
+    def mono(self) -> Clip:
+        """Return the clip with its channels averaged: audio (1, s), the mid of a stereo clip."""
+        return replace(self, audio=self.audio.mean(0, keepdim=True))
+
+
+class Corpus(Sequence[Clip]):
+    """A sized, indexable sequence of clips, each made when it is asked for.
+
+    Subclasses say how many there are and how clip `index` is made.
+    """
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def make(self, index: int) -> Clip:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Clip:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"clip {index} of a corpus of {len(self)}")
+        return self.make(index % len(self))
+
+    def __iter__(self) -> Iterator[Clip]:
+        return map(self.make, range(len(self)))

@@ -1,0 +1,185 @@
+"""Render composed songs to stereo audio and serve them as an endless, seeded, captioned corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.resources import as_file, files
+from random import Random
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from presto_data.captions import caption
+from presto_data.clips import Clip, Corpus
+from presto_data.genres import DRUMS, GENRES, INSTRUMENTS, KITS
+from presto_data.songs import Note, Part, Song, compose
+
+SAMPLE_RATE = 44_100
+TARGET_RMS = 10 ** (-18 / 20)  # every clip is about this loud, unless that would pass PEAK
+PEAK = 0.95
+TICKS = 2_000  # per second
+
+
+@cache
+def synthesizer():
+    """Return this process's synthesizer; it keeps decoded samples between clips."""
+    from symusic import Synthesizer
+
+    with as_file(files("presto_data") / "soundfont" / "fluid_subset.sf3") as path:
+        return Synthesizer(sf_path=str(path), sample_rate=SAMPLE_RATE, quality=4)
+
+
+@cache
+def room(seconds: float = 1.6) -> Tensor:
+    """Return the spectrum of a stereo room: two uncorrelated decaying noises, darker with time."""
+    n = int(seconds * SAMPLE_RATE)
+    t = np.arange(n) / SAMPLE_RATE
+    noise = np.random.default_rng(0).standard_normal((2, n))
+    dull = np.stack([np.convolve(row, np.ones(12) / 3.5, "same") for row in noise])
+    fade = np.exp(-t / 0.06)
+    tail = (noise * fade + dull * (1 - fade)) * np.exp(-4.6 * t / seconds)
+    tail[:, : int(0.012 * SAMPLE_RATE)] = 0  # the direct sound comes first
+    return torch.from_numpy(tail / np.sqrt((tail**2).sum(1, keepdims=True))).float()
+
+
+def play(notes: Sequence[Note], program: int, *, drums: bool, spb: float) -> np.ndarray:
+    """Render notes (their times in beats of `spb` seconds) on one instrument to mono (s,)."""
+    from symusic import Note as Event
+    from symusic import Score, Tempo, Track
+
+    track = Track("", program, drums)
+    for start, length, pitch, velocity in notes:
+        ticks = max(1, round(length * spb * TICKS))
+        track.notes.append(Event(round(start * spb * TICKS), ticks, pitch, velocity))
+    score = Score(TICKS // 2)  # ticks per quarter at 120 bpm
+    score.tempos.append(Tempo(0, 120))
+    score.tracks.append(track)
+    return synthesizer().render(score, stereo=False)[0]
+
+
+def voices(part: Part, notes: list[Note]) -> list[tuple[float, list[Note]]]:
+    """Split a wide part into (pan, notes): a kit by its pieces, other instruments by register."""
+    if part.role == "drums":
+        where = {key: pan for key, pan in DRUMS.values()}
+    elif part.width:
+        low, high = min(n.pitch for n in notes), max(n.pitch for n in notes)
+        middle = (low + high) / 2
+        where = {
+            n.pitch: part.pan + part.width * (0.5 if n.pitch > middle else -0.5) for n in notes
+        }
+    else:
+        where = {n.pitch: part.pan for n in notes}
+    pans = sorted({where[n.pitch] for n in notes})
+    return [(pan, [n for n in notes if where[n.pitch] == pan]) for pan in pans]
+
+
+def sounding(part: Part, first: float, last: float) -> list[Note]:
+    return [n for n in part.notes if n.start < last and n.start + n.length > first]
+
+
+def render(song: Song, *, seconds: float | None = None, start_bar: int = 0) -> Float[Tensor, "2 s"]:
+    """Render `seconds` of a song (default: all of it) from a bar on: stereo, 44.1 kHz, float32.
+
+    Notes begun up to a bar earlier are heard ringing, so an excerpt does not start from silence.
+    Loudness is normalised to -18 dB RMS, less where peaks would pass 0.95; nothing is clipped.
+    """
+    spb = 60 / song.metadata.tempo
+    if seconds is None:
+        seconds = (song.bars - start_bar) * song.bar_seconds
+    if seconds <= 0:
+        raise ValueError(f"seconds is {seconds}; it must be positive")
+    lead_in = song.beats if start_bar else 0
+    first = start_bar * song.beats - lead_in
+    skip, length = round(lead_in * spb * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
+    mix = np.zeros((2, skip + length), np.float32)
+    for part in song.parts:
+        notes = [
+            n._replace(start=n.start - first)
+            for n in sounding(part, first, first + lead_in + seconds / spb)
+            if n.start >= first
+        ]
+        if not notes:
+            continue
+        kit = part.role == "drums"
+        program = KITS[part.instrument] if kit else INSTRUMENTS[part.instrument][0]
+        bus = np.zeros_like(mix)
+        for pan, some in voices(part, notes):
+            dry = play(some, program, drums=kit, spb=spb)[: mix.shape[1]]
+            angle = (pan + 1) * np.pi / 4  # constant power
+            bus[0, : len(dry)] += np.float32(np.cos(angle)) * dry
+            bus[1, : len(dry)] += np.float32(np.sin(angle)) * dry
+        mix += bus * (10 ** (part.level / 20) / loudness(bus))
+    wet = torch.from_numpy(mix)
+    wet = wet + song.reverb * reverb(wet)
+    audio = wet[:, skip:]
+    gain = min(
+        TARGET_RMS / audio.square().mean().sqrt().clamp_min(1e-5).item(),
+        PEAK / audio.abs().max().clamp_min(1e-5).item(),
+    )
+    return (gain * audio).contiguous()
+
+
+def loudness(bus: np.ndarray) -> float:
+    """RMS of the louder half of 50 ms frames: silence between notes does not count."""
+    power = bus[:, : bus.shape[1] // 2205 * 2205].reshape(2, -1, 2205)
+    frames = np.sort(np.einsum("cfs,cfs->f", power, power) / 2205)
+    frames = frames[frames > 1e-9]
+    return float(np.sqrt(frames[len(frames) // 2 :].mean())) if len(frames) else 1.0
+
+
+def reverb(dry: Float[Tensor, "2 s"]) -> Float[Tensor, "2 s"]:
+    """Convolve the mid of `dry` with the stereo room."""
+    tail = room()
+    n = 1 << (dry.shape[1] + tail.shape[1] - 1).bit_length()
+    spectrum = torch.fft.rfft(dry.mean(0), n) * torch.fft.rfft(tail, n)
+    return torch.fft.irfft(spectrum, n)[:, : dry.shape[1]] * 2**0.5
+
+
+class SyntheticCorpus(Corpus):
+    """Clips of composed songs; clip i is a pure function of (seed, i, seconds, genres)."""
+
+    def __init__(self, count: int, *, seed: int, seconds: float, genres: Sequence[str]):
+        self.count, self.seed, self.seconds, self.genres = count, seed, seconds, tuple(genres)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def make(self, index: int) -> Clip:
+        rng = Random(f"{self.seed}/{index}")  # a string is hashed whole: no nearby-seed overlap
+        genre = self.genres[rng.randrange(len(self.genres))]
+        song = compose(genre, rng, seconds=self.seconds)
+        last = song.bars - int(np.ceil(self.seconds / song.bar_seconds)) - 1
+        start_bar = rng.randint(0, max(0, last))
+        first = start_bar * song.beats
+        end = first + self.seconds / song.bar_seconds * song.beats
+        heard = [part for part in song.parts if sounding(part, first, end - 0.5)]
+        facts = replace(
+            song.metadata, instruments=tuple(dict.fromkeys(part.instrument for part in heard))
+        )
+        audio = render(song, seconds=self.seconds, start_bar=start_bar)
+        name = f"synthetic-{self.seed}-{index}"
+        return Clip(audio, SAMPLE_RATE, caption(facts, rng), facts, name)
+
+
+def synthetic_corpus(
+    count: int,
+    *,
+    seed: int = 0,
+    seconds: float = 6.0,
+    genres: Sequence[str] | None = None,
+) -> Corpus:
+    """Return `count` captioned stereo clips at 44.1 kHz, rendered lazily; splits are seeds.
+
+    Raises ValueError for a negative count, non-positive seconds or an unknown genre.
+    """
+    genres = tuple(GENRES if genres is None else genres)
+    unknown = [name for name in genres if name not in GENRES]
+    if unknown or not genres:
+        raise ValueError(f"unknown genres {unknown}; choose some of {', '.join(GENRES)}")
+    if count < 0 or not seconds > 0:
+        raise ValueError(f"count {count} must be >= 0 and seconds {seconds} > 0")
+    return SyntheticCorpus(count, seed=seed, seconds=seconds, genres=genres)

@@ -1,0 +1,152 @@
+"""The set-level metrics of one model, each with its interval and the facts needed to compare it."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from presto_distill.metrics.clap_score import prompt_similarity, retrieval_hits
+from presto_distill.metrics.frechet import frechet_distance
+from presto_distill.metrics.mmd import mmd, weighted_mmd
+from presto_distill.metrics.prdc import neighbourhoods
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number and the 95 % interval of its sampling noise."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything that must be printed beside a number; lower is better for the first two only."""
+
+    frechet_distance: Score
+    mmd: Score
+    precision: Score
+    recall: Score
+    density: Score
+    coverage: Score
+    clap_score: Score | None  # None without text
+    prompt_retrieval: Score | None  # share of clips nearest to their own prompt; None without text
+    prompt_chance: float | None  # what guessing would reach
+    frechet_bias: float  # how much of the Fréchet distance small samples alone may explain
+    embedder: str
+    generated_count: int
+    reference_count: int
+    seed: int
+    bootstrap: int
+
+    def as_dict(self) -> dict[str, float | int | str | None]:
+        """One flat row for a DataFrame: `mmd`, `mmd_low`, `mmd_high`, ..., `embedder`, `seed`."""
+        row = {}
+        for name in (field.name for field in fields(self)):
+            entry = getattr(self, name)
+            if isinstance(entry, Score):
+                row |= {name: entry.value, f"{name}_low": entry.low, f"{name}_high": entry.high}
+            else:
+                row[name] = entry
+        return row
+
+    def __str__(self) -> str:
+        numbers = [
+            f"{field.name} {entry}"
+            for field in fields(self)
+            if isinstance(entry := getattr(self, field.name), Score)
+        ]
+        facts = (
+            f"({self.embedder}, {self.generated_count} generated, {self.reference_count} reference,"
+            f" seed {self.seed}, 95 % of {self.bootstrap} bootstraps)"
+        )
+        return "  ".join([*numbers, facts])
+
+
+def evaluate(
+    generated: Float[Tensor, "m d"],
+    reference: Float[Tensor, "n d"],
+    *,
+    text: Float[Tensor, "m d"] | None = None,
+    seed: int,
+    embedder: str,
+    bootstrap: int = 100,
+) -> Scores:
+    """All set-level metrics of generated against reference embeddings, both sets resampled.
+
+    `text` holds the embedding of each generated clip's prompt. Intervals answer "how much would
+    this number move with other samples, as many as these?":
+
+    - Fréchet distance: every resample repeats rows, which inflates the distance once more. Its
+      interval is therefore moved back onto the estimate, and the inflation is kept as
+      `frechet_bias`, a rough measure of the bias the estimate itself holds. Subtracting it gives no
+      unbiased distance when samples are few per dimension; compare models at equal counts.
+    - MMD: copies of a sample are never paired, so no such correction is needed.
+    - precision, recall, density, coverage: neighbourhoods stay those of the full sets, as copies
+      would shrink them to nothing; these intervals are a little too narrow.
+
+    Models of equal counts and seed meet the same resamples. Raises ValueError for sets that differ
+    in dimension, hold non-finite numbers or are smaller than 6.
+    """
+    if bootstrap < 2:
+        raise ValueError(f"an interval needs at least 2 bootstraps, got {bootstrap}")
+    if generated.shape[1] != reference.shape[1]:
+        raise ValueError(f"dimensions differ: {generated.shape[1]} and {reference.shape[1]}")
+    x, y = generated.detach().double().cpu(), reference.detach().double().cpu()
+    for name, samples in (("generated", x), ("reference", y)):
+        if broken := (~samples.isfinite()).any(dim=1).sum().item():
+            raise ValueError(f"{broken} of {len(samples)} {name} embeddings are not finite")
+
+    random = torch.Generator().manual_seed(seed)
+    draws_x = torch.randint(len(x), (bootstrap, len(x)), generator=random)
+    draws_y = torch.randint(len(y), (bootstrap, len(y)), generator=random)
+
+    def mean_score(values: Float[Tensor, " k"], draws: Int[Tensor, "r k"]) -> Score:
+        return _score(values.mean().item(), values[draws].mean(dim=1))
+
+    distance = frechet_distance(x, y)
+    resampled = torch.tensor(
+        [frechet_distance(x[i], y[j]) for i, j in zip(draws_x, draws_y, strict=True)]
+    ).double()
+    inflation = resampled.mean() - distance
+
+    near = neighbourhoods(x, y)
+    similarity = retrieval = chance = None
+    if text is not None:
+        text = text.detach().double().cpu()
+        hits, chance = retrieval_hits(x, text)
+        similarity = mean_score(prompt_similarity(x, text), draws_x)
+        retrieval = mean_score(hits, draws_x)
+    return Scores(
+        frechet_distance=_score(distance, (resampled - inflation).clamp(min=0)),
+        mmd=_score(mmd(x, y), weighted_mmd(x, y, _counts(draws_x), _counts(draws_y))),
+        precision=mean_score(near.precision, draws_x),
+        recall=mean_score(near.recall, draws_y),
+        density=mean_score(near.density, draws_x),
+        coverage=mean_score(near.coverage, draws_y),
+        clap_score=similarity,
+        prompt_retrieval=retrieval,
+        prompt_chance=chance,
+        frechet_bias=inflation.item(),
+        embedder=embedder,
+        generated_count=len(x),
+        reference_count=len(y),
+        seed=seed,
+        bootstrap=bootstrap,
+    )
+
+
+def _score(value: float, resampled: Float[Tensor, " r"]) -> Score:
+    return Score(value, resampled.quantile(0.025).item(), resampled.quantile(0.975).item())
+
+
+def _counts(draws: Int[Tensor, "r n"]) -> Float[Tensor, "r n"]:
+    """How often each resample holds each sample."""
+    return torch.zeros(draws.shape, dtype=torch.float64).scatter_add_(
+        1, draws, torch.ones(draws.shape, dtype=torch.float64)
+    )

@@ -1,7 +1,25 @@
 """Captioned music for generative audio: a rendered corpus, folders of recordings, latent caches."""
 
+from presto_data.audio import load_audio
+from presto_data.batches import Batch, batches
 from presto_data.clips import Clip, Corpus, Metadata
+from presto_data.corpora import folder_corpus
+from presto_data.latents import LatentSet, encode_corpus
 from presto_data.songs import Song, compose
 from presto_data.synthetic import render, synthetic_corpus
 
-__all__ = ["Clip", "Corpus", "Metadata", "Song", "compose", "render", "synthetic_corpus"]
+__all__ = [
+    "Batch",
+    "Clip",
+    "Corpus",
+    "LatentSet",
+    "Metadata",
+    "Song",
+    "batches",
+    "compose",
+    "encode_corpus",
+    "folder_corpus",
+    "load_audio",
+    "render",
+    "synthetic_corpus",
+]

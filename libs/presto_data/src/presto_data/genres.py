@@ -7,7 +7,7 @@ Patterns divide one bar into as many equal steps as they have characters (16: si
     1-8  a chord member: for bass by its function (root, third, fifth, seventh, octave),
          for chords the n-th voice from below         a  bass: step towards the next root
 
-Chords are Roman numerals on the degrees of the mode: case gives major or minor, the suffix the rest.
+Chords are Roman numerals on the degrees of the mode: case gives major or minor, the suffix more.
 """
 
 from dataclasses import dataclass

@@ -157,7 +157,7 @@ class Composer:
         return notes
 
     def melody(self, instrument: str) -> list[Note]:
-        """Phrases of four bars: a motif, its answer, the motif again, a cadence; then maybe rest."""
+        """Phrases of four bars: a motif, its answer, the motif again, a cadence; some phrases rest."""
         _, low, high = INSTRUMENTS[instrument]
         low, high = max(low, 57), min(high, max(low, 57) + 22)
         ladder = [p for p in range(low, high + 1) if p % 12 in self.scale]
@@ -230,7 +230,7 @@ def mood(tempo: float, mode: str, genre: Genre, rng: Random) -> str:
 
 
 def compose(genre: str, rng: Random, *, seconds: float) -> Song:
-    """Write a song of at least `seconds` in `genre`; the same state of `rng` gives the same song."""
+    """Write a song of at least `seconds` in `genre`, drawing every choice from `rng`."""
     if genre not in GENRES:
         raise ValueError(f"unknown genre {genre!r}; one of {', '.join(GENRES)}")
     style = GENRES[genre]

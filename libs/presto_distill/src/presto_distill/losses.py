@@ -1,0 +1,76 @@
+"""The method's losses as pure functions of tensors. Each returns one value per sample, shape (b,).
+
+Weights, noise laws and networks belong to the objectives; nothing here knows them.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from presto_models.edm import SIGMA_DATA, loss_weight
+from torch import Tensor
+
+
+def denoising(
+    denoised: Float[Tensor, "b c t"],
+    clean: Float[Tensor, "b c t"],
+    sigma: Float[Tensor, " b"],
+    sigma_data: float = SIGMA_DATA,
+) -> Float[Tensor, " b"]:
+    """lambda(sigma) |D(x) - x0|^2, averaged over the latent (Karras et al. 2022, eq. 2)."""
+    return loss_weight(sigma, sigma_data) * (denoised - clean).square().flatten(1).mean(1)
+
+
+def distribution_matching(
+    generated: Float[Tensor, "b c t"],
+    fake_denoised: Float[Tensor, "b c t"],
+    teacher_denoised: Float[Tensor, "b c t"],
+    *,
+    normalise: bool = True,
+) -> Float[Tensor, " b"]:
+    """A loss whose gradient at `generated` is fake - teacher, the descent direction of the
+    reverse KL between generated and real distributions (Yin et al. 2024, DMD, eq. 7).
+
+    `normalise` divides each sample's gradient by mean |generated - teacher| (DMD, eq. 8; our
+    default, not stated in the paper). Computed in float32, whatever the networks compute in.
+    """
+    generated = generated.float()
+    with torch.no_grad():
+        gradient = fake_denoised.float() - teacher_denoised.float()
+        if normalise:
+            scale = (generated - teacher_denoised.float()).abs().flatten(1).mean(1)
+            gradient = gradient / (scale.view(-1, 1, 1) + 1e-6)
+    return (generated * gradient).flatten(1).mean(1)
+
+
+def lsgan_discriminator(
+    fake: Float[Tensor, "b ..."], real: Float[Tensor, "b ..."]
+) -> Float[Tensor, " b"]:
+    """d(fake)^2 + (1 - d(real))^2, averaged over the score map (Mao et al. 2017)."""
+    return fake.square().flatten(1).mean(1) + (1 - real).square().flatten(1).mean(1)
+
+
+def lsgan_generator(fake: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    """(1 - d(fake))^2, averaged over the score map (Mao et al. 2017)."""
+    return (1 - fake).square().flatten(1).mean(1)
+
+
+def softplus_discriminator(
+    fake: Float[Tensor, "b ..."], real: Float[Tensor, "b ..."]
+) -> Float[Tensor, " b"]:
+    """Non-saturating discriminator loss, the ablation partner (Goodfellow et al. 2014; DMD2)."""
+    return F.softplus(fake).flatten(1).mean(1) + F.softplus(-real).flatten(1).mean(1)
+
+
+def softplus_generator(fake: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    """Non-saturating generator loss, the ablation partner (Goodfellow et al. 2014; DMD2)."""
+    return F.softplus(-fake).flatten(1).mean(1)
+
+
+def self_teacher(
+    dropped: Float[Tensor, "b n d"], full: Float[Tensor, "b n d"]
+) -> Float[Tensor, " b"]:
+    """Squared distance of the dropped pass's hidden state to the full pass's, under stop-gradient.
+
+    The loss is published; that it compares the states entering the output head is our default.
+    """
+    return (dropped - full.detach()).square().flatten(1).mean(1)

@@ -1,0 +1,219 @@
+"""The diffusion transformer, whose depth is an argument of the call."""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from presto_models.attention import rotary_table
+from presto_models.blocks import Block, Fourier
+from presto_models.conditioning import Condition
+from presto_models.edm import SIGMA_DATA, Precondition
+from presto_models.layer_schedule import Drop, LayerSchedule, kept_blocks
+from presto_models.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Size and options of the transformer.
+
+    "A diffusion transformer" is published; depth 24, width 1024, 16 heads, rotary positions,
+    shared AdaLN and SwiGLU are our defaults, not stated in the paper.
+    """
+
+    channels: int = 64
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    text_width: int = 128  # of the prompt's tokens; 0 for a network without text
+    text_attention: bool = True  # False: the prompt enters as one pooled vector only
+    budget_embedding: bool = True  # tell the network how many blocks will run
+    drop: Drop = "shifted"  # which blocks a smaller budget drops
+
+
+class DiT(nn.Module):
+    """F(x, c_noise, cond): one token per latent frame, `budget` of its blocks run.
+
+    A smaller budget runs only the blocks `layer_schedule.kept_blocks` names, so time falls with
+    it. Budgets may differ within a batch: samples are grouped by budget.
+    """
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        if config.width % (2 * config.heads):
+            raise ValueError(f"width {config.width} must be a multiple of 2 x {config.heads} heads")
+        self.config = config
+        width = config.width
+        self.input = nn.Linear(config.channels, width)
+        self.noise = Fourier(width)
+        self.tempo = Fourier(width, low=0.05, high=8.0)
+        self.no_tempo = nn.Parameter(torch.zeros(width))
+        self.budget = nn.Embedding(config.depth, width) if config.budget_embedding else None
+        if config.text_width:
+            self.text = nn.Linear(config.text_width, width)
+            self.no_text = nn.Parameter(torch.zeros(width))
+        self.embedding = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.modulation = nn.Linear(width, 6 * width)
+        cross = bool(config.text_width) and config.text_attention
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, text=cross) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.output_modulation = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, config.channels)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+        # Residual branches start closed and the output at zero; an unused budget says nothing.
+        for layer in (self.modulation, self.output_modulation, self.output):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for block in self.blocks:
+            if block.text_attention is not None:
+                nn.init.zeros_(block.text_attention.out.weight)
+        if self.budget is not None:
+            nn.init.zeros_(self.budget.weight)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c t"],
+        c_noise: Float[Tensor, " b"],
+        cond: Condition | None = None,
+        *,
+        budget: int | Int[Tensor, " b"] | None = None,
+        tap: int | None = None,
+    ) -> Float[Tensor, "b c t"] | tuple[Float[Tensor, "b c t"], Float[Tensor, "b t d"]]:
+        """The network's output and, with `tap`, the hidden state after that block beside it.
+
+        `budget`: number of blocks to run, for all or per sample; None runs all of them.
+        `tap`: index of a block, or -1 for the hidden state entering the output head.
+        """
+        if isinstance(budget, Tensor):
+            return self._grouped(x, c_noise, cond, budget, tap)
+        budget = self.config.depth if budget is None else budget
+        h, tapped, embedding = self._run(x, c_noise, cond, budget=budget, tap=tap)
+        shift, scale = self.output_modulation(embedding).unsqueeze(1).chunk(2, dim=-1)
+        F_x = self.output(self.norm(h) * (1 + scale) + shift).transpose(1, 2)
+        return F_x if tap is None else (F_x, tapped)
+
+    def features(
+        self,
+        x: Float[Tensor, "b c t"],
+        c_noise: Float[Tensor, " b"],
+        cond: Condition | None = None,
+        *,
+        tap: int,
+    ) -> Float[Tensor, "b t d"]:
+        """The full network's hidden state after block `tap`; no later block runs."""
+        depth = self.config.depth
+        return self._run(x, c_noise, cond, budget=depth, tap=tap, stop=True)[1]
+
+    def _run(self, x, c_noise, cond, *, budget: int, tap: int | None, stop: bool = False):
+        """Embed and run the kept blocks: final hidden state, tapped one, noise embedding."""
+        kept = kept_blocks(budget, self.config.depth, self.config.drop)
+        tap = kept[-1] if tap == -1 else tap
+        if tap is not None and tap not in kept:
+            raise ValueError(f"tap {tap} is not among the blocks that run: {kept}")
+        h = self.input(x.to(self.input.weight.dtype).transpose(1, 2))
+        rotary = rotary_table(h.shape[1], self.config.width // self.config.heads, h.device)
+        embedding, text, mask = self._embed(c_noise, cond, budget)
+        modulation = self.modulation(embedding).unflatten(-1, (6, -1))
+        tapped = None
+        for i in kept:
+            h = self.blocks[i](h, modulation, rotary, text, mask)
+            if i == tap:
+                tapped = h
+                if stop:
+                    break
+        return h, tapped, embedding
+
+    def _embed(self, c_noise: Tensor, cond: Condition | None, budget: int):
+        """One vector for noise, tempo, budget and prompt; and the prompt's tokens with mask."""
+        vector = self.noise(c_noise)
+        if self.budget is not None:
+            vector = vector + self.budget.weight[budget - 1]
+        if cond is None:
+            known, log_tempo = c_noise.new_zeros(len(c_noise), 1, dtype=torch.bool), c_noise * 0
+        else:
+            known, log_tempo = cond.tempo[:, None] > 0, (cond.tempo.clamp(min=1) / 100).log2()
+        vector = vector + torch.where(known, self.tempo(log_tempo), self.no_tempo)
+        text = mask = None
+        if self.config.text_width:
+            text, mask = self._prompt(cond, len(c_noise))
+            weight = mask[..., None].to(text.dtype)
+            vector = vector + (text * weight).sum(1) / weight.sum(1)
+        return self.embedding(vector), text, mask
+
+    def _prompt(self, cond: Condition | None, batch: int):
+        """Prompt tokens at the network's width; a learned token stands first, so none is empty."""
+        first = self.no_text.expand(batch, 1, -1)
+        seen = torch.ones(batch, 1, dtype=torch.bool, device=first.device)
+        if cond is None:
+            return first, seen
+        text = self.text(cond.text.to(first.dtype))
+        return torch.cat([first, text], dim=1), torch.cat([seen, cond.mask], dim=1)
+
+    def _grouped(self, x, c_noise, cond, budget: Tensor, tap: int | None):
+        """Run each budget's samples together and put them back in order."""
+        groups = [(budget == n).nonzero().squeeze(1) for n in budget.unique()]
+        parts = [
+            self(
+                x[rows],
+                c_noise[rows],
+                tree_map(lambda leaf, rows=rows: leaf[rows], cond),
+                budget=int(budget[rows[0]]),
+                tap=tap,
+            )
+            for rows in groups
+        ]
+        order = torch.cat(groups).argsort()
+        if tap is None:
+            return torch.cat(parts)[order]
+        return tuple(torch.cat(part)[order] for part in zip(*parts, strict=True))
+
+
+def micro() -> DiTConfig:
+    """Bundled size: 16 thin blocks, deep enough to drop layers, small enough for two CPU cores."""
+    return DiTConfig(width=128, depth=16, heads=4, text_attention=False)
+
+
+def paper() -> DiTConfig:
+    """24 blocks of width 1024 (our default; the paper's sizes are not stated)."""
+    return DiTConfig()
+
+
+@dataclass(frozen=True)
+class PrestoDenoiserConfig:
+    """A transformer, its preconditioning and what distillation made of it."""
+
+    dit: DiTConfig = field(default_factory=DiTConfig)
+    sigma_data: float = SIGMA_DATA
+    schedule: LayerSchedule | None = None
+    few_step: bool = False  # a distilled generator, to be sampled by `samplers.multistep`
+
+
+class PrestoDenoiser(Precondition, Snapshot):
+    """The project's denoiser: a preconditioned DiT that can be saved and loaded.
+
+    With a layer schedule every call spends the blocks its noise level calls for, unless
+    `budget` says otherwise.
+    """
+
+    def __init__(self, config: PrestoDenoiserConfig):
+        super().__init__(DiT(config.dit), config.sigma_data)
+        self.config = config
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks of the full network."""
+        return self.config.dit.depth
+
+    def forward(self, x, sigma, cond=None, *, budget=None, **options):
+        if budget is None and self.config.schedule is not None:
+            budget = self.config.schedule(sigma)
+        return super().forward(x, sigma, cond, budget=budget, **options)

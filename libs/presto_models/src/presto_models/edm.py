@@ -1,0 +1,159 @@
+"""The EDM design space: preconditioning, loss weight, noise laws (Karras et al. 2022, table 1)."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from presto_models.denoiser import Cond
+
+SIGMA_DATA, SIGMA_MIN, SIGMA_MAX = 0.5, 0.002, 80.0  # published
+
+
+def scalings(
+    sigma: Float[Tensor, " b"], sigma_data: float = SIGMA_DATA
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """c_skip, c_out, c_in and c_noise, each of sigma's shape (Karras et al. 2022, table 1)."""
+    total = (sigma**2 + sigma_data**2).sqrt()
+    return sigma_data**2 / total**2, sigma * sigma_data / total, 1 / total, sigma.log() / 4
+
+
+def loss_weight(sigma: Float[Tensor, " b"], sigma_data: float = SIGMA_DATA) -> Float[Tensor, " b"]:
+    """lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, so that the network's own
+    target has unit weight at every noise level (Karras et al. 2022)."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+class Precondition(nn.Module):
+    """Turns a raw network F(x, c_noise, cond) into a denoiser D(x, sigma, cond).
+
+    The network sees unit-variance inputs and never hears of sigma_data. Keyword arguments
+    (`tap`, `budget`) are handed on to it. The result is float32 whatever the network computes in.
+    """
+
+    def __init__(self, inner: nn.Module, sigma_data: float = SIGMA_DATA):
+        super().__init__()
+        self.inner = inner
+        self.sigma_data = sigma_data
+
+    def forward(
+        self, x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond = None, **options
+    ) -> Float[Tensor, "b c t"] | tuple[Float[Tensor, "b c t"], Float[Tensor, "b n d"]]:
+        c_skip, c_out, c_in, c_noise = scalings(sigma.float(), self.sigma_data)
+        F_x = self.inner(_per_sample(c_in) * x, c_noise, cond, **options)
+        F_x, *hidden = F_x if isinstance(F_x, tuple) else (F_x,)
+        D_x = _per_sample(c_skip) * x + _per_sample(c_out) * F_x.float()
+        return (D_x, *hidden) if hidden else D_x
+
+    def features(
+        self, x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond = None, *, tap: int
+    ) -> Float[Tensor, "b n d"]:
+        """Hidden state after block `tap` of the network; later blocks do not run."""
+        _, _, c_in, c_noise = scalings(sigma.float(), self.sigma_data)
+        return self.inner.features(_per_sample(c_in) * x, c_noise, cond, tap=tap)
+
+
+def add_noise(
+    x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], rng: torch.Generator | None = None
+) -> Float[Tensor, "b c t"]:
+    """x + sigma * eps with eps ~ N(0, 1) drawn from `rng`."""
+    eps = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+    return x + _per_sample(sigma) * eps
+
+
+def karras_sigmas(
+    steps: int,
+    *,
+    rho: float = 7.0,
+    sigma_min: float = SIGMA_MIN,
+    sigma_max: float = SIGMA_MAX,
+) -> Float[Tensor, " steps"]:
+    """`steps` noise levels from sigma_max down to sigma_min, evenly spaced in sigma^(1/rho)
+    (Karras et al. 2022, eq. 5). Samplers append the final zero themselves."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    u = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return KarrasUniform(rho=rho, sigma_min=sigma_min, sigma_max=sigma_max).quantile(1 - u).float()
+
+
+class SigmaLaw(Protocol):
+    """A distribution of noise levels, given by its quantile function."""
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The noise level below which a fraction u of the mass lies; u in [0, 1]."""
+        ...
+
+
+def sample_sigma(
+    law: SigmaLaw,
+    n: int,
+    rng: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Float[Tensor, " n"]:
+    """n independent noise levels from `law`, by inverting its distribution function."""
+    u = torch.rand(n, generator=rng, device=device, dtype=torch.float32)
+    return law.quantile(u.double()).float()
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """sigma_train: ln sigma ~ N(P_mean, P_std^2), truncated (not clamped) to the given range.
+
+    P_std = 1.0 and the range are published. P_mean = -0.4 is EDM2's; the published summary of
+    Presto prints 0.4, where text extraction may have lost the minus: both are one value apart.
+    """
+
+    P_mean: float = -0.4
+    P_std: float = 1.0
+    sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
+
+    def __post_init__(self) -> None:
+        _check_range(self.sigma_min, self.sigma_max)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        ends = torch.tensor([self.sigma_min, self.sigma_max], dtype=u.dtype, device=u.device)
+        low, high = torch.special.ndtr((ends.log() - self.P_mean) / self.P_std)
+        z = torch.special.ndtri(low + u * (high - low))
+        return (self.P_mean + self.P_std * z).exp().clamp(*ends)  # rounding at u = 0 and 1 only
+
+
+@dataclass(frozen=True)
+class KarrasUniform:
+    """sigma_inf: uniform in sigma^(1/rho), the law of the sampling grid itself.
+
+    The name is published; the formula and rho = 7 are our defaults, not stated in the paper.
+    """
+
+    rho: float = 7.0
+    sigma_min: float = SIGMA_MIN
+    sigma_max: float = SIGMA_MAX
+
+    def __post_init__(self) -> None:
+        _check_range(self.sigma_min, self.sigma_max)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return (low + u * (high - low)) ** self.rho
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Equal mass on a few fixed levels: what DMD2 trains its generator on."""
+
+    sigmas: tuple[float, ...]
+
+    def quantile(self, u: Tensor) -> Tensor:
+        levels = torch.tensor(sorted(self.sigmas), dtype=u.dtype, device=u.device)
+        return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]
+
+
+def _per_sample(value: Float[Tensor, " b"]) -> Float[Tensor, "b 1 1"]:
+    return value.view(-1, 1, 1)
+
+
+def _check_range(sigma_min: float, sigma_max: float) -> None:
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")

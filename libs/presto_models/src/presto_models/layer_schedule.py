@@ -1,0 +1,86 @@
+"""How many blocks run at which noise level, and which ones.
+
+ASE (Moon et al. 2024) and Presto-L share the idea that noisier inputs need fewer blocks. They
+differ in which blocks stay: ASE drops the last ones, Presto-L keeps the last block always.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from presto_models.denoiser import BudgetDenoiser, Cond
+from presto_models.edm import LogNormal, SigmaLaw
+
+Drop = Literal["shifted", "tail"]
+
+
+def kept_blocks(budget: int, depth: int, drop: Drop = "shifted") -> list[int]:
+    """Indices of the blocks that run when `budget` of `depth` may.
+
+    "shifted" (Presto-L): the first budget-1 and the last one; "tail" (ASE): the first `budget`.
+    """
+    if not 1 <= budget <= depth:
+        raise ValueError(f"budget must be within 1..{depth} blocks, got {budget}")
+    if drop == "tail":
+        return list(range(budget))
+    return [*range(budget - 1), depth - 1]
+
+
+@dataclass(frozen=True)
+class LayerSchedule:
+    """A step function from noise level to number of blocks: budgets[i] below edges[i].
+
+    `edges` ascend; `budgets` (one more than edges) go from the cleanest bin to the noisiest.
+    """
+
+    edges: tuple[float, ...]
+    budgets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.budgets) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.edges)} edges need {len(self.edges) + 1} budgets")
+        if list(self.edges) != sorted(self.edges):
+            raise ValueError(f"edges must ascend, got {self.edges}")
+
+    def __call__(self, sigma: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Number of blocks to run for each sample, shape (b,)."""
+        bins = torch.bucketize(sigma, torch.tensor(self.edges, device=sigma.device), right=True)
+        return torch.tensor(self.budgets, device=sigma.device)[bins]
+
+
+def quantile_schedule(budgets: tuple[int, ...], law: SigmaLaw) -> LayerSchedule:
+    """Bins of equal probability under `law`, cleanest first."""
+    inner = torch.arange(1, len(budgets), dtype=torch.float64) / len(budgets)
+    return LayerSchedule(tuple(law.quantile(inner).tolist()), budgets)
+
+
+def presto_schedule(
+    depth: int, law: SigmaLaw = LogNormal(), dropped: tuple[int, ...] = (0, 4, 8, 12, 14)
+) -> LayerSchedule:
+    """Presto-L's schedule scaled to `depth`: `dropped` of 24 blocks per equal-probability bin of
+    the training noise, cleanest first. Our default; not stated in the paper."""
+    return quantile_schedule(tuple(depth - round(n * depth / 24) for n in dropped), law)
+
+
+def ase_schedule(depth: int, law: SigmaLaw = LogNormal()) -> LayerSchedule:
+    """ASE's public schedule scaled to `depth`: 28, 28, 24, 24, 20, 20, 16, 16, 12, 12 of 28 blocks
+    per tenth of the process, clean to noisy. Tenths of the training noise law are our reading."""
+    kept = (28, 28, 24, 24, 20, 20, 16, 16, 12, 12)
+    return quantile_schedule(tuple(round(n * depth / 28) for n in kept), law)
+
+
+class ScheduledDenoiser(nn.Module):
+    """A denoiser that spends on each sample the blocks its noise level calls for."""
+
+    def __init__(self, denoiser: BudgetDenoiser, schedule: LayerSchedule):
+        super().__init__()
+        self.denoiser = denoiser
+        self.schedule = schedule
+
+    def forward(
+        self, x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond = None, **options
+    ) -> Float[Tensor, "b c t"]:
+        return self.denoiser(x, sigma, cond, budget=self.schedule(sigma), **options)

@@ -1,0 +1,128 @@
+"""Snapshots: a folder with config.json and model.safetensors, and nothing that can run code."""
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+
+class SnapshotError(ValueError):
+    """A snapshot that is missing, incomplete, not finite or of another kind."""
+
+
+class Snapshot:
+    """Mixin for modules built as `cls(config)` from a frozen dataclass kept as `self.config`."""
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write config.json and model.safetensors to `folder`, floats as `dtype` if given."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: _stored(value, dtype) for name, value in self.state_dict().items()}
+        for name, value in state.items():
+            if not value.isfinite().all():
+                raise SnapshotError(f"{name} is not finite; nothing was written to {folder}")
+        header = {"class": type(self).__name__, "config": dataclasses.asdict(self.config)}
+        write_atomic(folder / "model.safetensors", lambda path: save_file(state, path))
+        text = json.dumps(header, indent=2) + "\n"
+        write_atomic(folder / "config.json", lambda path: path.write_text(text))
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, device: str | torch.device = "cpu"
+    ) -> Self:
+        """Load a snapshot from a folder or by the name of a bundled one, in float32, for eval.
+
+        Raises SnapshotError, in one line, where the folder or a key is missing or wrong.
+        """
+        folder = find_snapshot(name_or_path)
+        try:
+            header = json.loads((folder / "config.json").read_text())
+            state = load_file(folder / "model.safetensors")
+        except (OSError, json.JSONDecodeError, SafetensorError) as error:
+            raise SnapshotError(f"cannot read the snapshot in {folder}: {error}") from error
+        if header.get("class") != cls.__name__:
+            raise SnapshotError(f"{folder} holds a {header.get('class')}, not a {cls.__name__}")
+        model = cls(from_dict(typing.get_type_hints(cls.__init__)["config"], header["config"]))
+        expected = model.state_dict()
+        if expected.keys() != state.keys():
+            missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
+            raise SnapshotError(
+                f"{folder}: missing keys {_some(missing)}, unexpected keys {_some(extra)}"
+            )
+        for name, value in state.items():
+            if value.shape != expected[name].shape:
+                raise SnapshotError(
+                    f"{folder}: {name} has shape {tuple(value.shape)}, "
+                    f"the config needs {tuple(expected[name].shape)}"
+                )
+            if not value.isfinite().all():
+                raise SnapshotError(f"{folder}: {name} is not finite")
+        model.load_state_dict(
+            {name: value.to(expected[name].dtype) for name, value in state.items()}
+        )
+        return model.to(device).eval()
+
+
+def find_snapshot(name_or_path: str | Path) -> Path:
+    """The folder of a snapshot: a local path, or the name of one bundled with this package."""
+    bundled = Path(str(resources.files("presto_models") / "pretrained"))
+    for folder in (Path(name_or_path), bundled / str(name_or_path)):
+        if folder.is_dir():
+            return folder
+    names = sorted(
+        path.parent.relative_to(bundled).as_posix() for path in bundled.rglob("config.json")
+    )
+    raise SnapshotError(
+        f"no folder {name_or_path!s} and no bundled model of that name: {_some(names)}"
+    )
+
+
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    A kill or a full disk leaves the earlier file as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def from_dict(kind: Any, value: Any) -> Any:
+    """Rebuild a (nested) frozen dataclass from what JSON made of it; unknown keys are an error."""
+    if isinstance(kind, types.UnionType):
+        return None if value is None else from_dict(typing.get_args(kind)[0], value)
+    if typing.get_origin(kind) is tuple:
+        return tuple(value)
+    if not dataclasses.is_dataclass(kind):
+        return value
+    known = typing.get_type_hints(kind)
+    if unknown := value.keys() - known.keys():
+        raise SnapshotError(f"{kind.__name__} has no {_some(unknown)}")
+    return kind(**{name: from_dict(known[name], item) for name, item in value.items()})
+
+
+def _stored(value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    value = value.detach().cpu()
+    return value.to(dtype or value.dtype).contiguous() if value.is_floating_point() else value
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return (
+        ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
+    )

@@ -1,4 +1,4 @@
-"""Endless training batches in which batch k depends on the seed and k alone: resuming is a number."""
+"""Endless training batches; batch k depends on the seed and k alone, so resuming is a number."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ from random import Random
 
 from presto_data.clips import Metadata
 
+ENSEMBLES = {2: "duo", 3: "trio", 4: "quartet", 5: "quintet"}
+CHAMBER = ("jazz", "folk", "classical", "blues", "bossa nova", "waltz")  # where these words fit
 TEMPO_WORDS = ((76, "slow"), (108, "mid-tempo"), (1000, "fast"))
 SPOKEN = {"F#": "F sharp", "Db": "D flat", "Eb": "E flat", "Ab": "A flat", "Bb": "B flat"}
 
@@ -33,8 +35,11 @@ def caption(facts: Metadata, rng: Random) -> str:
         raise ValueError("a caption needs a genre or instruments")
     rng.shuffle(names)
     some = names[: rng.randint(max(1, len(names) - 2), len(names))] if names else []
+    some = some if rng.random() < 0.85 else []
     genre = facts.genre or "music"
     piece = rng.choice(("piece", "track", "tune", "groove" if "drum" in str(names) else "piece"))
+    if len(names) in ENSEMBLES and genre in CHAMBER and rng.random() < 0.5:
+        piece = ENSEMBLES[len(names)]
     word = tempo_word(facts.tempo) if facts.tempo else ""
     bpm = f"{facts.tempo:g} bpm" if facts.tempo else ""
     spelled = rng.choice((facts.key, SPOKEN.get(facts.key, facts.key))) if facts.key else ""
@@ -46,7 +51,7 @@ def caption(facts: Metadata, rng: Random) -> str:
 
     style = rng.randrange(8)
     if style == 0:  # fast techno, synth bass
-        return ", ".join(filter(None, [phrase(word, genre), *some[:2]]))
+        return ", ".join([phrase(word, genre, piece if not some else ""), *some[:2]])
     if style == 1:  # dark house, A minor, 124 bpm, synth bass, piano
         return ", ".join(filter(None, [phrase(facts.mood or "", genre), key, bpm, *some]))
     if style == 2:  # jazz with piano

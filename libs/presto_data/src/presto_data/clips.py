@@ -39,13 +39,18 @@ class Clip:
 class Corpus(Sequence[Clip]):
     """A sized, indexable sequence of clips, each made when it is asked for.
 
-    Subclasses say how many there are and how clip `index` is made.
+    Subclasses say how many there are, how clip `index` is made and what names their content.
     """
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def make(self, index: int) -> Clip:
+        raise NotImplementedError
+
+    @property
+    def key(self) -> dict:
+        """What the clips depend on, as JSON: equal keys, equal clips. Caches compare it."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Clip:

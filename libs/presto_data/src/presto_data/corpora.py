@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from jaxtyping import Float
@@ -71,6 +71,17 @@ class FolderCorpus(Corpus):
 
     def __len__(self) -> int:
         return len(self.excerpts)
+
+    @property
+    def key(self) -> dict:
+        """Names, captions, sizes and times of the files; not their bytes, which may be many."""
+        files = {e.path: e.path.stat() for e in self.excerpts}
+        rows = [
+            (f"{e.path.relative_to(self.root)}", files[e.path].st_size, files[e.path].st_mtime_ns,
+             e.start, e.caption, astuple(e.metadata))
+            for e in self.excerpts
+        ]  # fmt: skip
+        return {"folder": rows, "seconds": self.seconds, "sample_rate": self.sample_rate}
 
     def make(self, index: int) -> Clip:
         where = self.excerpts[index]

@@ -118,9 +118,10 @@ def encode_corpus(
 ) -> LatentSet:
     """Return the latents of a corpus, encoding only what `out` does not hold for this `key` yet.
 
-    `encode` maps mono audio (b, s) to latents (b, c, t). `key` is any JSON that names the corpus
-    and the encoder: change it when either changes. Every key has its own folder in `out`, written
-    64 clips at a time, so a killed run goes on where it stopped; `workers` processes make clips.
+    `encode` maps mono audio (b, s) to latents (b, c, t). `key` is any JSON that names the encoder:
+    change it when that changes; the corpus names itself. Every key has its own folder in `out`,
+    written 64 clips at a time, so a killed run goes on where it stopped; `workers` processes make
+    clips, the caller's own encodes.
     Raises ValueError for an empty corpus and for latents that are not finite or not (b, c, t).
     """
     from torch.utils.data import DataLoader, Subset
@@ -128,7 +129,7 @@ def encode_corpus(
 
     if not len(corpus):
         raise ValueError("the corpus is empty")
-    text = json.dumps({"clips": len(corpus), **key}, sort_keys=True)
+    text = json.dumps({"corpus": corpus.key, "encoder": key}, sort_keys=True)
     folder = Path(out) / sha256(text.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "key.json", text.encode())

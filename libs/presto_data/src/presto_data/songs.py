@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
 from typing import NamedTuple
@@ -18,6 +18,7 @@ CHORDS = {"": (0, 4, 7), "m": (0, 3, 7), "7": (0, 4, 7, 10), "m7": (0, 3, 7, 10)
           "9": (0, 4, 7, 10, 14), "m9": (0, 3, 7, 10, 14), "sus": (0, 5, 7)}  # fmt: skip
 VELOCITY = {"X": 112, "x": 92, "o": 52}  # anything else that sounds: 92
 BODY = 8  # bars in a section
+RESTS = ("lead", "pad", "drums", "bass")
 
 
 class Note(NamedTuple):
@@ -93,6 +94,7 @@ class Composer:
         self.bars = bars
         self.harmony = self._harmony()
         self.tight = rng.uniform(0.004, 0.012) * self.tempo / 60  # timing spread, seconds to beats
+        self.legato = rng.uniform(0.55, 0.98)  # how much of their length chords sound
 
     def _harmony(self) -> list[list[int]]:
         """One chord per bar: the sections A and B keep their own progression."""
@@ -105,7 +107,8 @@ class Composer:
         ]
 
     def note(self, bar: int, start: float, length: float, pitch: int, velocity: float) -> Note:
-        """Place a note in a bar with a human hand's timing and touch."""
+        """Place a note in a bar with a human hand's timing and touch, louder as a section grows."""
+        velocity *= 0.88 + 0.2 * (bar % BODY) / BODY
         when = max(0.0, bar * self.genre.beats + start + self.rng.gauss(0, self.tight))
         touch = min(127, max(20, round(velocity + self.rng.gauss(0, 5))))
         return Note(when, length, pitch, touch)
@@ -148,7 +151,7 @@ class Composer:
                     pitch = voices[voice] + 12 * octave
                     notes.append(self.note(bar, start, length * 1.5, pitch, loud))
                 else:
-                    first = self.note(bar, start, length * 0.95, 0, loud)
+                    first = self.note(bar, start, length * self.legato, 0, loud)
                     spread = 0.012 * ("guitar" in instrument) * self.tempo / 60  # a strum
                     notes += [
                         first._replace(start=first.start + i * spread, pitch=pitch)
@@ -157,7 +160,7 @@ class Composer:
         return notes
 
     def melody(self, instrument: str) -> list[Note]:
-        """Phrases of four bars: a motif, its answer, the motif again, a cadence; some phrases rest."""
+        """Phrases of four bars: a motif, its answer, the motif, a cadence; some phrases rest."""
         _, low, high = INSTRUMENTS[instrument]
         low, high = max(low, 57), min(high, max(low, 57) + 22)
         ladder = [p for p in range(low, high + 1) if p % 12 in self.scale]
@@ -201,7 +204,7 @@ class Composer:
             for name, pattern in groove.items():
                 for start, length, symbol in hits(pattern, self.genre.beats, self.genre.swing):
                     if start < stop and not (symbol == "o" and self.rng.random() < 0.2):
-                        loud = VELOCITY[symbol] - 14 * (name in ("hat", "shaker", "ride"))
+                        loud = VELOCITY[symbol] - 20 * (name in ("hat", "shaker", "ride"))
                         notes.append(self.note(bar, start, length, DRUMS[name][0], loud))
             if fill:
                 steps = 3 if len(pattern) == 12 else 4
@@ -213,6 +216,18 @@ class Composer:
             if bar % BODY == 0:
                 notes.append(self.note(bar, 0, 2, DRUMS["crash"][0], 84))
         return notes
+
+    def arrange(self, parts: list[Part]) -> tuple[Part, ...]:
+        """Let one role rest now and then, four bars at a time; chords always play."""
+        blocks = -(-self.bars // 4)
+        resting = [self.rng.choice(("", "", "", "", *RESTS)) for _ in range(blocks)]
+
+        def rests(part: Part, note: Note) -> bool:
+            return resting[min(int(note.start / self.genre.beats / 4), blocks - 1)] == part.role
+
+        return tuple(
+            replace(part, notes=[n for n in part.notes if not rests(part, n)]) for part in parts
+        )
 
 
 def mood(tempo: float, mode: str, genre: Genre, rng: Random) -> str:
@@ -246,7 +261,7 @@ def compose(genre: str, rng: Random, *, seconds: float) -> Song:
 
     parts = []
     if bass:
-        parts.append(Part(bass, "bass", c.bass(bass), level=-1.0))
+        parts.append(Part(bass, "bass", c.bass(bass), level=-3.5))
     pattern = rng.choice(style.comping)
     if chords == "distorted guitar":  # two takes, left and right
         parts += [Part(chords, "chords", c.comping(chords, pattern), s, level=-7) for s in (-1, 1)]
@@ -259,7 +274,7 @@ def compose(genre: str, rng: Random, *, seconds: float) -> Song:
     parts.append(Part(lead, "lead", c.melody(lead), -side * 0.25, level=-2.0))
     kit = rng.choice(style.kits) if style.kits else ""
     if kit:
-        parts.append(Part(kit, "drums", c.drums(), width=1.0))
+        parts.append(Part(kit, "drums", c.drums(), width=1.0, level=-0.5))
     facts = Metadata(
         tempo=float(c.tempo),
         key=KEYS[c.tonic],
@@ -268,4 +283,4 @@ def compose(genre: str, rng: Random, *, seconds: float) -> Song:
         instruments=tuple(dict.fromkeys(part.instrument for part in parts)),
         mood=mood(c.tempo, c.mode, style, rng),
     )
-    return Song(facts, tuple(parts), style.beats, bars, style.reverb)
+    return Song(facts, c.arrange(parts), style.beats, bars, style.reverb)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import as_file, files
+from math import ceil
 from random import Random
 
 import numpy as np
@@ -22,6 +23,7 @@ SAMPLE_RATE = 44_100
 TARGET_RMS = 10 ** (-18 / 20)  # every clip is about this loud, unless that would pass PEAK
 PEAK = 0.95
 TICKS = 2_000  # per second
+ROOM_SECONDS = 1.6
 
 
 @cache
@@ -33,17 +35,18 @@ def synthesizer():
         return Synthesizer(sf_path=str(path), sample_rate=SAMPLE_RATE, quality=4)
 
 
-@cache
-def room(seconds: float = 1.6) -> Tensor:
-    """Return the spectrum of a stereo room: two uncorrelated decaying noises, darker with time."""
-    n = int(seconds * SAMPLE_RATE)
-    t = np.arange(n) / SAMPLE_RATE
-    noise = np.random.default_rng(0).standard_normal((2, n))
+@lru_cache(4)
+def room(n: int) -> np.ndarray:
+    """Return the spectrum (2, n // 2 + 1) of a stereo room: two decaying noises, no deep bass."""
+    t = np.arange(int(ROOM_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
+    noise = np.random.default_rng(0).standard_normal((2, len(t)))
     dull = np.stack([np.convolve(row, np.ones(12) / 3.5, "same") for row in noise])
-    fade = np.exp(-t / 0.06)
-    tail = (noise * fade + dull * (1 - fade)) * np.exp(-4.6 * t / seconds)
-    tail[:, : int(0.012 * SAMPLE_RATE)] = 0  # the direct sound comes first
-    return torch.from_numpy(tail / np.sqrt((tail**2).sum(1, keepdims=True))).float()
+    bright = np.exp(-t / 0.06)  # walls swallow the treble first
+    tail = (noise * bright + dull * (1 - bright)) * np.exp(-4.6 * t / ROOM_SECONDS)
+    tail[:, t < 0.012] = 0  # the direct sound comes first
+    tail /= np.sqrt((tail**2).sum(1, keepdims=True))
+    hertz = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
+    return (np.fft.rfft(tail, n) * hertz / (hertz + 200)).astype(np.complex64)
 
 
 def play(notes: Sequence[Note], program: int, *, drums: bool, spb: float) -> np.ndarray:
@@ -113,14 +116,10 @@ def render(song: Song, *, seconds: float | None = None, start_bar: int = 0) -> F
             bus[0, : len(dry)] += np.float32(np.cos(angle)) * dry
             bus[1, : len(dry)] += np.float32(np.sin(angle)) * dry
         mix += bus * (10 ** (part.level / 20) / loudness(bus))
-    wet = torch.from_numpy(mix)
-    wet = wet + song.reverb * reverb(wet)
-    audio = wet[:, skip:]
-    gain = min(
-        TARGET_RMS / audio.square().mean().sqrt().clamp_min(1e-5).item(),
-        PEAK / audio.abs().max().clamp_min(1e-5).item(),
-    )
-    return (gain * audio).contiguous()
+    audio = (mix + song.reverb * reverb(mix))[:, skip:]
+    rms, peak = np.sqrt(np.square(audio).mean()), np.abs(audio).max()
+    gain = min(TARGET_RMS / max(rms, 1e-5), PEAK / max(peak, 1e-5))
+    return torch.from_numpy(np.float32(gain) * audio)
 
 
 def loudness(bus: np.ndarray) -> float:
@@ -131,12 +130,15 @@ def loudness(bus: np.ndarray) -> float:
     return float(np.sqrt(frames[len(frames) // 2 :].mean())) if len(frames) else 1.0
 
 
-def reverb(dry: Float[Tensor, "2 s"]) -> Float[Tensor, "2 s"]:
-    """Convolve the mid of `dry` with the stereo room."""
-    tail = room()
-    n = 1 << (dry.shape[1] + tail.shape[1] - 1).bit_length()
-    spectrum = torch.fft.rfft(dry.mean(0), n) * torch.fft.rfft(tail, n)
-    return torch.fft.irfft(spectrum, n)[:, : dry.shape[1]] * 2**0.5
+def reverb(dry: np.ndarray) -> np.ndarray:
+    """Convolve the mid of `dry` (2, s) with the stereo room."""
+    seconds = -(-dry.shape[1] // SAMPLE_RATE) + ceil(ROOM_SECONDS)
+    n = seconds * SAMPLE_RATE  # a product of small primes: a fast transform
+    spectrum = np.fft.rfft(dry.mean(0), n) * room(n)
+    return np.float32(2**0.5) * np.fft.irfft(spectrum, n)[:, : dry.shape[1]]
+
+
+VERSION = 1  # raise it when the same seed starts to sound different: caches notice
 
 
 class SyntheticCorpus(Corpus):
@@ -148,11 +150,15 @@ class SyntheticCorpus(Corpus):
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def key(self) -> dict:
+        return {"synthetic": VERSION, **vars(self)}
+
     def make(self, index: int) -> Clip:
         rng = Random(f"{self.seed}/{index}")  # a string is hashed whole: no nearby-seed overlap
         genre = self.genres[rng.randrange(len(self.genres))]
         song = compose(genre, rng, seconds=self.seconds)
-        last = song.bars - int(np.ceil(self.seconds / song.bar_seconds)) - 1
+        last = song.bars - ceil(self.seconds / song.bar_seconds) - 1
         start_bar = rng.randint(0, max(0, last))
         first = start_bar * song.beats
         end = first + self.seconds / song.bar_seconds * song.beats

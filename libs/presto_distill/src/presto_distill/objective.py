@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ class Turn(NamedTuple):
     loss: Callable[[Batch, torch.Generator], Losses]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Names its players and lists its turns; everything else is the trainer's business.
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils._pytree import tree_map
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from presto_distill import ema
 from presto_distill.objective import Batch, Objective
@@ -96,7 +96,7 @@ class Trainer:
             player.requires_grad_(name == turn.player)
         player, optimizer = self.objective.players[turn.player], self.optimizers[turn.player]
         device = torch.device(self.device)
-        batch = tree_map(lambda leaf: leaf.to(device, non_blocking=True), batch)
+        batch = tree_map_only(Tensor, lambda leaf: leaf.to(device, non_blocking=True), batch)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.cfg.precision == "bfloat16"):
             terms = turn.loss(batch, self._rng(number))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 Cond = Any  # opaque: a pytree of tensors whose first dimension is the batch
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Estimates the clean latent x0 from x = x0 + sigma * noise."""
 
@@ -38,6 +39,7 @@ class FeatureDenoiser(Protocol):
         ...
 
 
+@runtime_checkable
 class BudgetDenoiser(Protocol):
     """A denoiser that can run fewer of its blocks, which Presto-L trains and Presto-LS uses."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from presto_models.attention import rotary_table
 from presto_models.blocks import Block, Fourier
@@ -165,7 +165,7 @@ class DiT(nn.Module):
             self(
                 x[rows],
                 c_noise[rows],
-                tree_map(lambda leaf, rows=rows: leaf[rows], cond),
+                tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows], cond),
                 budget=int(budget[rows[0]]),
                 tap=tap,
             )

@@ -1,7 +1,7 @@
 """The EDM design space: preconditioning, loss weight, noise laws (Karras et al. 2022, table 1)."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -78,6 +78,7 @@ def karras_sigmas(
     return KarrasUniform(rho=rho, sigma_min=sigma_min, sigma_max=sigma_max).quantile(1 - u).float()
 
 
+@runtime_checkable
 class SigmaLaw(Protocol):
     """A distribution of noise levels, given by its quantile function."""
 

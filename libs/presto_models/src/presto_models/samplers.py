@@ -121,7 +121,7 @@ def multistep(
         x = D_x
         if after > 0:
             fresh = randn(x.shape, rng, x.device).to(x.dtype)
-            x = D_x + (after**2 - sigma_min**2) ** 0.5 * fresh
+            x = D_x + max(after**2 - sigma_min**2, 0.0) ** 0.5 * fresh
         yield Step(i, sigma, D_x, x)
 
 

@@ -4,14 +4,15 @@ level calls for, and to end in the hidden state it would have reached with all o
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
 from presto_distill import losses
 from presto_distill.objective import Batch, Losses, Turn, trainable
 from presto_distill.objectives.denoising import drop_condition
 from presto_models.edm import SIGMA_DATA, LogNormal, SigmaLaw, add_noise, sample_sigma
 from presto_models.guidance import Null
 from presto_models.layer_schedule import LayerSchedule
-from torch import nn
-from torch.utils._pytree import tree_map
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PrestoL:
         # Samples that dropped nothing would teach themselves: they cost no second pass.
         short = (budget < self.depth).nonzero().squeeze(1)
         if cfg.nu and len(short):
-            rest = tree_map(lambda leaf: leaf[short], (noised, sigma, cond))
+            rest = tree_map_only(Tensor, lambda leaf: leaf[short], (noised, sigma, cond))
             with torch.no_grad():
                 full = self.student.features(*rest, tap=self.depth - 1)
             distance = losses.self_teacher(dropped[short], full).sum() / len(x)

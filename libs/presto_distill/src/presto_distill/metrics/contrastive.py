@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from torch import Tensor, nn
+
 from presto_models.conditioning import TextEncoder, TextEncoderConfig, pool
 from presto_models.snapshot import Snapshot
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
 from presto_distill.objective import Batch, Losses, Turn
 from presto_models.edm import add_noise

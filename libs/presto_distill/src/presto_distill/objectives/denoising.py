@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
 from presto_distill import losses
 from presto_distill.objective import Batch, Losses, Turn
 from presto_models.denoiser import Cond
 from presto_models.edm import SIGMA_DATA, LogNormal, SigmaLaw, add_noise, sample_sigma
 from presto_models.guidance import Null
-from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ layer schedule, while teacher and fake score run at full depth from the base wei
 The paper calls the best combination non-trivial; this order and these roles are our default.
 """
 
+from torch import nn
+
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_models.denoiser import FeatureDenoiser
 from presto_models.guidance import Null
-from torch import nn
 
 
 class PrestoLS(PrestoS):

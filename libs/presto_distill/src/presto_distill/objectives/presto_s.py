@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from torch import Tensor, nn
+
 from presto_distill import losses
 from presto_distill.discriminator import DiscriminatorHead
 from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
@@ -23,7 +25,6 @@ from presto_models.edm import (
     sample_sigma,
 )
 from presto_models.guidance import Null, guided
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,222 @@
+"""Training of the bundled models from nothing but this repository: embedder and prompt encoder,
+base model, and the three students. The codec comes first (benchmarks/train_codec.py).
+
+    presto train-bundle --out presto-small --stages embedder base
+"""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from presto_data import LatentSet, batches, encode_corpus, synthetic_corpus
+from presto_distill.experiment import conditioned, fit
+from presto_distill.metrics import evaluate
+from presto_distill.metrics.clap_score import retrieval_accuracy
+from presto_distill.metrics.contrastive import ContrastiveEmbedder
+from presto_distill.objective import Batch
+from presto_distill.objectives.contrastive import Contrastive
+from presto_distill.objectives.denoising import Denoising
+from presto_distill.trainer import Stream, TrainConfig, Trainer
+from presto_models import Autoencoder, DiTConfig, PrestoDenoiser, PrestoDenoiserConfig, TextEncoder
+from presto_models.conditioning import condition, null_condition
+from presto_models.dit import micro
+from presto_models.pipeline import Pipeline, Sampling
+from presto_models.samplers import sample
+from presto_models.snapshot import write_atomic
+
+
+@dataclass(frozen=True)
+class BundlePreset:
+    """What the bundled weights are trained on and for how long."""
+
+    clips: int = 3000
+    held_out: int = 512
+    clip_seconds: float = 10.5
+    seed: int = 0  # of the training songs; held-out songs have seed + 1000
+    dit: DiTConfig = micro()
+    embedder: TrainConfig = TrainConfig(steps=1200, lr=1e-3, warmup=50, decay="cosine")
+    embedder_batch: int = 96
+    base: TrainConfig = TrainConfig(
+        steps=6000, lr=1e-3, warmup=200, decay="cosine", precision="bfloat16"
+    )
+    frames_and_batch: tuple[tuple[int, int], ...] = ((64, 24), (64, 24), (64, 24), (216, 8))
+    workers: int = 2  # processes that render
+
+
+def smallest() -> BundlePreset:
+    """Every stage once, in a minute: for tests."""
+    return BundlePreset(
+        clips=24,
+        held_out=16,
+        embedder=TrainConfig(steps=2, lr=1e-3),
+        embedder_batch=8,
+        base=TrainConfig(steps=2, lr=1e-3),
+        frames_and_batch=((32, 4),),
+        workers=0,
+    )
+
+
+def encode_bundle_corpus(
+    preset: BundlePreset, out: Path, *, seed: int, clips: int, device: str = "cpu"
+) -> LatentSet:
+    """Render and encode songs with the codec in `out`; kept in `out`/latents for the next stage."""
+    codec = Autoencoder.from_pretrained(out / "codec", device=device)
+    digest = (out / "codec" / "model.safetensors").stat().st_size
+    corpus = synthetic_corpus(clips, seed=seed, seconds=preset.clip_seconds)
+    return encode_corpus(
+        corpus,
+        lambda audio: codec.encode(audio.to(device)),
+        out / "latents",
+        key={"codec": digest},
+        workers=preset.workers,
+    )
+
+
+def train_embedder(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
+    """Train the contrastive embedder; its prompt encoder is saved for the models too."""
+    data = encode_bundle_corpus(preset, out, seed=preset.seed, clips=preset.clips, device=device)
+    held = encode_bundle_corpus(
+        preset, out, seed=preset.seed + 1000, clips=preset.held_out, device=device
+    )
+    torch.manual_seed(preset.seed)
+    trainer = Trainer(Contrastive(ContrastiveEmbedder()), preset.embedder, device)
+
+    def stream(start: int) -> Iterator[Batch]:
+        size = {"batch_size": preset.embedder_batch, "frames": 64}
+        for item in batches(data, **size, seed=preset.seed, start=start):
+            yield Batch(item.latents, item.captions)
+
+    started = time.perf_counter()
+    records = fit(trainer, stream, out / "embedder.checkpoint", label="embedder")
+    model = trainer.averages["embedder"]
+    with torch.inference_mode():
+        audio = model.embed(held.latents[..., :64].to(device)).cpu()
+        text = model.embed_text(held.captions).cpu()
+    hits, chance = retrieval_accuracy(audio, text, k=10)
+    model.save_pretrained(out / "embedder", dtype=torch.float16)
+    model.text.save_pretrained(out / "text", dtype=torch.float16)
+    metrics = {"held_out_recall_at_10": hits, "chance": chance, "held_out_clips": len(held)}
+    for name in ("embedder", "text"):
+        write_card(out / name, preset, preset.embedder, records, metrics, started)
+
+
+def train_base(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
+    """Train the base denoiser on crops of several lengths and measure its 24-step samples."""
+    data = encode_bundle_corpus(preset, out, seed=preset.seed, clips=preset.clips, device=device)
+    held = encode_bundle_corpus(
+        preset, out, seed=preset.seed + 1000, clips=preset.held_out, device=device
+    )
+    text = TextEncoder.from_pretrained(out / "text")
+    torch.manual_seed(preset.seed)
+    model = PrestoDenoiser(PrestoDenoiserConfig(preset.dit))
+    trainer = Trainer(Denoising(model, null_condition), preset.base, device)
+    started = time.perf_counter()
+    stream = mixed_lengths(data, text, preset)
+    records = fit(trainer, stream, out / "base.checkpoint", label="base")
+    model = trainer.averages["base"]
+    model.save_pretrained(out / "base", dtype=torch.bfloat16)
+    metrics = measure_base(model, held, out, seed=preset.seed)
+    write_card(out / "base", preset, preset.base, records, metrics, started)
+
+
+def mixed_lengths(data: LatentSet, text: TextEncoder, preset: BundlePreset) -> Stream:
+    """Batches that take turns in length, so that one model knows short and long clips."""
+    streams = [
+        conditioned(data, text, batch=batch, frames=frames, seed=preset.seed + i)
+        for i, (frames, batch) in enumerate(preset.frames_and_batch)
+    ]
+
+    def stream(start: int) -> Iterator[Batch]:
+        turns = len(streams)
+        # Stream i has been asked once per round, and once more if this round has passed it.
+        running = [s(start // turns + (i < start % turns)) for i, s in enumerate(streams)]
+        for k in count(start):
+            yield next(running[k % turns])
+
+    return stream
+
+
+@torch.inference_mode()
+def measure_base(
+    model: PrestoDenoiser, held: LatentSet, out: Path, *, seed: int, samples: int = 128
+) -> dict[str, Any]:
+    """Fréchet distance of 24-step samples, of a Gaussian and of other real clips to real ones."""
+    samples = min(samples, len(held) // 2)
+    embedder = ContrastiveEmbedder.from_pretrained(out / "embedder")
+    text = TextEncoder.from_pretrained(out / "text")
+    model = model.cpu()
+    pipeline = Pipeline(model, None, text, few_step=False)
+    cond = condition(text, held.captions[:samples], held.tempo[:samples])
+    shape = (samples, held.latents.shape[1], 64)
+    steps = pipeline.denoise(
+        shape, cond, seeds=range(seed, seed + samples), sampling=Sampling(steps=24)
+    )
+    channels = held.latents.transpose(0, 1).flatten(1)
+    rng = torch.Generator().manual_seed(seed)
+    noise = torch.randn(shape, generator=rng) * channels.std(1)[:, None] + channels.mean(1)[:, None]
+    reference = embedder.embed(held.latents[samples:, :, :64])
+    prompts = embedder.embed_text(held.captions[:samples])
+    clips = {"model": sample(steps), "gaussian": noise, "real": held.latents[:samples, :, :64]}
+    return {
+        name: evaluate(
+            embedder.embed(x), reference, text=prompts, seed=seed, embedder=embedder.name
+        ).as_dict()
+        for name, x in clips.items()
+    }
+
+
+def write_card(
+    folder: Path,
+    preset: BundlePreset,
+    train: TrainConfig,
+    records: list[dict[str, Any]],
+    metrics: dict[str, Any],
+    started: float,
+) -> None:
+    """What made these weights: data, steps, wall-clock, hardware, loss curve, metrics, command."""
+    every = max(1, len(records) // 50)
+    card = {
+        "command": "presto " + " ".join(sys.argv[1:]),
+        "data": {
+            "corpus": "presto_data.synthetic_corpus",
+            "seed": preset.seed,
+            "clips": preset.clips,
+            "hours": round(preset.clips * preset.clip_seconds / 3600, 2),
+        },
+        "train": asdict(train),
+        "wall_clock_seconds": round(time.perf_counter() - started),
+        "hardware": f"{platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "torch": torch.__version__,
+        "loss_curve": records[::every],
+        "metrics": metrics,
+    }
+    text = json.dumps(card, indent=1, default=str) + "\n"
+    write_atomic(folder / "card.json", lambda path: path.write_text(text))
+
+
+STAGES = {"embedder": train_embedder, "base": train_base}
+
+
+def train_bundle(
+    preset: BundlePreset, out: Path, stages: tuple[str, ...] = tuple(STAGES), device: str = "cpu"
+) -> None:
+    """Run the stages in order; each reads what the earlier ones left in `out` and resumes."""
+    for stage in stages:
+        if stage not in STAGES:
+            raise ValueError(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")
+        STAGES[stage](preset, out, device=device)
+
+
+def longer(preset: BundlePreset, factor: float) -> BundlePreset:
+    """The same training with `factor` times the base steps."""
+    return replace(preset, base=replace(preset.base, steps=round(preset.base.steps * factor)))

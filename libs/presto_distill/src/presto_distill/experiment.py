@@ -1,0 +1,412 @@
+"""A laboratory: what the runs of one preset and seed share, and a cache that never redoes work.
+
+    lab = Lab.open(preset("quick"), seed=0, out=Path("runs/quick"))
+    steps = lab.distill_steps()
+    print(lab.evaluate(steps, Sampling(steps=4)))
+
+Every run is keyed by its configuration. A finished run is loaded, an interrupted one resumes from
+its checkpoint, and two notebooks that need the same run share it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from presto_data import LatentSet, batches, encode_corpus, folder_corpus, synthetic_corpus
+from presto_data.clips import Corpus
+from presto_distill import checkpoint
+from presto_distill.metrics import Scores, evaluate
+from presto_distill.metrics.contrastive import ContrastiveEmbedder
+from presto_distill.objective import Batch, Objective
+from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
+from presto_distill.objectives.presto_ls import PrestoLS
+from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
+from presto_distill.presets import Preset
+from presto_distill.trainer import Stream, TrainConfig, Trainer
+from presto_models import Autoencoder, LayerSchedule, PrestoDenoiser, TextEncoder, presto_schedule
+from presto_models.conditioning import Condition, condition, null_condition
+from presto_models.pipeline import Pipeline, Sampling
+from presto_models.samplers import sample
+from presto_models.snapshot import find_snapshot, write_atomic
+
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained student and its training records (one dict per step)."""
+
+    denoiser: PrestoDenoiser
+    records: list[dict[str, Any]]
+    key: str
+
+
+@dataclass
+class Lab:
+    """Data, teacher, embedder and cache of one preset and seed. Make it with `Lab.open`."""
+
+    preset: Preset
+    seed: int
+    cache: Path
+    train: LatentSet
+    held_out: LatentSet
+    teacher: PrestoDenoiser
+    codec: Autoencoder
+    text: TextEncoder
+    embedder: ContrastiveEmbedder
+    source: str  # what the data are
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def open(
+        cls,
+        preset: Preset,
+        *,
+        seed: int = 0,
+        out: Path,
+        audio: Path | None = None,
+        model: str | Path = "presto-small",
+        device: str | None = None,
+    ) -> "Lab":
+        """Load the bundled model and encode the data, unless an earlier run already did.
+
+        `audio`: a folder of one's own recordings instead of the rendered corpus; a fifth of its
+        excerpts, at least one, is held out.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        folder = find_snapshot(model)
+        codec = Autoencoder.from_pretrained(folder / "codec", device=device)
+
+        def encode(corpus: Corpus) -> LatentSet:
+            return encode_corpus(
+                corpus,
+                lambda audio: codec.encode(audio.to(device)),
+                out / "latents",
+                key={"codec": _digest(folder / "codec")},
+            )
+
+        seconds = preset.clip_seconds
+        if audio is None:
+            source = f"rendered music, songs {seed} (training) and {seed + 1000} (held out)"
+            train = encode(synthetic_corpus(preset.clips, seed=seed, seconds=seconds))
+            held_out = encode(synthetic_corpus(preset.held_out, seed=seed + 1000, seconds=seconds))
+        else:
+            corpus = folder_corpus(audio, seconds=seconds)
+            for path, reason in corpus.problems:
+                print(f"left out {path}: {reason}", file=sys.stderr)
+            both = encode(corpus)
+            if len(both) < 12:
+                raise ValueError(
+                    f"{audio} holds {len(both)} excerpts of {seconds:g} s: at least 12 are needed"
+                )
+            source = f"{len(both)} excerpts of {seconds:g} s from {audio.name}"
+            # Every fifth excerpt, so that the held-out ones come from all recordings.
+            rows = torch.arange(len(both))
+            train, held_out = _rows(both, rows[rows % 5 != 0]), _rows(both, rows[rows % 5 == 0])
+        return cls(
+            preset=preset,
+            seed=seed,
+            cache=out / "cache",
+            train=train,
+            held_out=held_out,
+            teacher=PrestoDenoiser.from_pretrained(folder / "base", device=device),
+            codec=codec,
+            text=TextEncoder.from_pretrained(folder / "text", device=device),
+            embedder=ContrastiveEmbedder.from_pretrained(folder / "embedder", device=device),
+            source=source,
+            device=torch.device(device),
+        )
+
+    # ------------------------------------------------------------------ data
+
+    def stream(self, seed: int) -> Stream:
+        """Training batches with their conditions encoded."""
+        return conditioned(
+            self.train, self.text, batch=self.preset.batch, frames=self.preset.frames, seed=seed
+        )
+
+    @cached_property
+    def prompts(self) -> Condition:
+        """Conditions of the clips to generate: captions and tempi of held-out clips."""
+        rows = [i % len(self.held_out) for i in range(self.preset.samples)]
+        captions = [self.held_out.captions[i] for i in rows]
+        return condition(self.text, captions, self.held_out.tempo[rows])
+
+    @cached_property
+    def reference(self) -> Float[Tensor, "n d"]:
+        """Embeddings of the held-out clips, cut to the length of the generated ones."""
+        return self._embed(self.held_out.latents[..., : self.preset.frames])
+
+    @cached_property
+    def prompt_embeddings(self) -> Float[Tensor, "n d"]:
+        rows = [i % len(self.held_out) for i in range(self.preset.samples)]
+        with torch.inference_mode():
+            return self.embedder.embed_text([self.held_out.captions[i] for i in rows]).cpu()
+
+    # ------------------------------------------------------------------ distillation
+
+    def distill_steps(
+        self,
+        cfg: PrestoSConfig = PrestoSConfig(),
+        *,
+        steps: int | None = None,
+        train: TrainConfig | None = None,
+    ) -> Run:
+        """Presto-S of the teacher."""
+        train = self._schedule(train or self.preset.steps, steps)
+        return self._run(
+            "presto-s",
+            {"cfg": cfg},
+            train,
+            lambda: PrestoS(self.teacher, null_condition, cfg, **self._taps),
+            "generator",
+            replace(self.teacher.config, few_step=True),
+        )
+
+    def distill_layers(
+        self,
+        cfg: PrestoLConfig = PrestoLConfig(),
+        *,
+        schedule: LayerSchedule | None = None,
+        drop: Literal["shifted", "tail"] = "shifted",
+        steps: int | None = None,
+        train: TrainConfig | None = None,
+    ) -> Run:
+        """Presto-L of the teacher; `drop="tail"` with nu = 0 is ASE at an equal block count."""
+        depth = self.teacher.depth
+        schedule = schedule or presto_schedule(depth)
+        config = replace(
+            self.teacher.config,
+            dit=replace(self.teacher.config.dit, drop=drop),
+            schedule=schedule,
+        )
+        base = PrestoDenoiser(config).to(self.device)
+        base.load_state_dict(self.teacher.state_dict())
+        return self._run(
+            "presto-l",
+            {"cfg": cfg, "schedule": schedule, "drop": drop},
+            self._schedule(train or self.preset.layers, steps),
+            lambda: PrestoL(base, null_condition, schedule, cfg, depth=depth),
+            "student",
+            config,
+        )
+
+    def distill_both(
+        self,
+        cfg: PrestoSConfig = PrestoSConfig(),
+        *,
+        layers: Run | None = None,
+        steps: int | None = None,
+        train: TrainConfig | None = None,
+    ) -> Run:
+        """Presto-LS: Presto-S whose generator starts from a Presto-L student."""
+        layers = layers or self.distill_layers()
+        return self._run(
+            "presto-ls",
+            {"cfg": cfg, "layers": layers.key},
+            self._schedule(train or self.preset.steps, steps),
+            lambda: PrestoLS(self.teacher, layers.denoiser, null_condition, cfg, **self._taps),
+            "generator",
+            replace(layers.denoiser.config, few_step=True),
+        )
+
+    @property
+    def _taps(self) -> dict[str, int]:
+        """The hidden state the discriminator reads: that of the block at half depth."""
+        return {
+            "feature_layer": self.teacher.depth // 2 - 1,
+            "width": self.teacher.config.dit.width,
+        }
+
+    def _schedule(self, train: TrainConfig, steps: int | None) -> TrainConfig:
+        return replace(train, steps=steps or train.steps, seed=self.seed)
+
+    def _run(
+        self,
+        kind: str,
+        facts: dict[str, Any],
+        train: TrainConfig,
+        make: Callable[[], Objective],
+        player: str,
+        config: Any,
+    ) -> Run:
+        """Train, or load what an earlier call with the same configuration left."""
+        key, folder = self._folder(kind, {**facts, "train": train})
+        log = folder / "records.json"
+        if not log.exists():
+            trainer = Trainer(make(), train, self.device)
+            records = fit(trainer, self.stream(train.seed), folder / "checkpoint.pt", label=kind)
+            student = PrestoDenoiser(config)
+            student.load_state_dict(trainer.averages[player].state_dict())
+            student.save_pretrained(folder)
+            write_atomic(log, lambda path: path.write_text(json.dumps(records)))
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+        denoiser = PrestoDenoiser.from_pretrained(folder, device=self.device)
+        return Run(denoiser, json.loads(log.read_text()), key)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def generate(
+        self, denoiser: PrestoDenoiser, sampling: Sampling, *, batch: int = 32
+    ) -> Float[Tensor, "n c t"]:
+        """Latents for the held-out prompts; clip i always starts from the same noise."""
+        pipeline = Pipeline(denoiser, self.codec, self.text, few_step=denoiser.config.few_step)
+        shape = (self.codec.channels, self.preset.frames)
+        parts = []
+        with torch.inference_mode():
+            for first in range(0, self.preset.samples, batch):
+                cond = Condition(*(leaf[first : first + batch] for leaf in self.prompts))
+                n = len(cond.tempo)
+                seeds = range(self.seed + first, self.seed + first + n)
+                steps = pipeline.denoise((n, *shape), cond, seeds=seeds, sampling=sampling)
+                parts.append(sample(steps).cpu())
+        return torch.cat(parts)
+
+    def evaluate(self, model: Run | None, sampling: Sampling) -> Scores:
+        """All metrics of a student (None: the base model) on the held-out prompts, cached."""
+        facts = {"run": model.key if model else "base", "sampling": sampling}
+        _, folder = self._folder("scores", facts)
+        path = folder / "embeddings.pt"
+        if not path.exists():
+            latents = self.generate(model.denoiser if model else self.teacher, sampling)
+            embedded = self._embed(latents)
+            write_atomic(path, lambda temporary: torch.save(embedded, temporary))
+        return self.score(torch.load(path, weights_only=True))
+
+    def score(self, embeddings: Float[Tensor, "n d"], *, with_text: bool = True) -> Scores:
+        """Metrics of embedded clips (generated for the held-out prompts) against held-out ones."""
+        return evaluate(
+            embeddings,
+            self.reference,
+            text=self.prompt_embeddings if with_text else None,
+            seed=self.seed,
+            embedder=self.embedder.name,
+        )
+
+    def real(self) -> Scores:
+        """Real training clips scored as if generated: what sample size alone costs."""
+        rows = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(self.seed))
+        clips = self.train.latents[rows[: self.preset.samples], :, : self.preset.frames]
+        return self.score(self._embed(clips), with_text=False)
+
+    def gaussian(self) -> Scores:
+        """Noise with the training latents' mean and deviation per channel: what is not music."""
+        latents = self.train.latents
+        mean, std = latents.mean((0, 2)), latents.std((0, 2))
+        shape = (self.preset.samples, latents.shape[1], self.preset.frames)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed))
+        return self.score(self._embed(mean[:, None] + std[:, None] * noise), with_text=False)
+
+    @torch.inference_mode()
+    def _embed(self, latents: Float[Tensor, "n c t"]) -> Float[Tensor, "n d"]:
+        parts = latents.to(self.device).split(256)
+        return torch.cat([self.embedder.embed(part).cpu() for part in parts])
+
+    # ------------------------------------------------------------------ cache
+
+    def _folder(self, kind: str, facts: dict[str, Any]) -> tuple[str, Path]:
+        """The folder of a run, named by everything its result depends on."""
+        size = ("frames", "batch", "samples", "clips", "held_out", "clip_seconds")
+        facts = {
+            **facts,
+            "kind": kind,
+            "seed": self.seed,
+            "data": [self.source, *(getattr(self.preset, name) for name in size)],
+            "teacher": self._teacher_digest,
+        }
+        text = json.dumps(facts, default=_plain, sort_keys=True)
+        key = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        folder = self.cache / key
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "key.json", lambda path: path.write_text(text))
+        return key, folder
+
+    @cached_property
+    def _teacher_digest(self) -> str:
+        digest = hashlib.sha256()
+        for value in self.teacher.state_dict().values():
+            digest.update(value.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+
+def fit(
+    trainer: Trainer, stream: Stream, path: Path, *, label: str, every: float = CHECKPOINT_SECONDS
+) -> list[dict[str, Any]]:
+    """Train to the end with a progress bar, checkpointing to `path` every so many seconds.
+
+    Resumes from `path` if it is there. Returns one flat record per step of this call's part.
+    """
+    checkpoint.resume_or_start(trainer, path)
+    records, since = [], 0.0
+    bar = tqdm(
+        trainer.run(stream),
+        label,
+        total=trainer.cfg.steps,
+        initial=trainer.step,
+        mininterval=1 if sys.stderr.isatty() else 30,
+        ascii=True,
+    )
+    for record in bar:
+        records.append({"step": record.step, "seconds": record.seconds, **record.losses})
+        since += record.seconds
+        if since > every:
+            checkpoint.save(trainer, path)
+            since = 0.0
+    return records
+
+
+def conditioned(
+    data: LatentSet, text: TextEncoder, *, batch: int, frames: int, seed: int
+) -> Stream:
+    """Batches of latents with captions and tempi encoded as conditions, once per caption."""
+    known: dict[str, Tensor] = {}
+    width = text.config.max_tokens
+
+    def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
+        for caption in captions:
+            if caption not in known:
+                with torch.no_grad():
+                    known[caption] = text([caption])[0][0].cpu()
+        tokens = torch.zeros(len(captions), width, text.config.width)
+        mask = torch.zeros(len(captions), width, dtype=torch.bool)
+        for row, caption in enumerate(captions):
+            tokens[row, : len(known[caption])] = known[caption]
+            mask[row, : len(known[caption])] = True
+        longest = int(mask.any(0).sum())
+        return tokens[:, :longest], mask[:, :longest]
+
+    def stream(start: int) -> Iterator[Batch]:
+        for item in batches(data, batch_size=batch, frames=frames, seed=seed, start=start):
+            yield Batch(item.latents, Condition(*encode(item.captions), item.tempo))
+
+    return stream
+
+
+def _rows(data: LatentSet, rows: Tensor) -> LatentSet:
+    picked = rows.tolist()
+    return LatentSet(
+        data.latents[rows], [data.captions[i] for i in picked], [data.metadata[i] for i in picked]
+    )
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """Configurations as JSON, each with its class, so that equal fields do not collide."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    raise TypeError(f"{value!r} cannot be part of a key")

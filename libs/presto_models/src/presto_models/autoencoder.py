@@ -1,0 +1,186 @@
+"""The bundled 44.1 kHz codec: 64 latent channels at 21.5 Hz that describe log magnitudes.
+
+[D] The paper's codec is a convolutional VAE on waveforms; this one is a small spectral VAE, made to
+train in minutes on a CPU. Phase is no part of the latent: the decoder ends in Griffin-Lim.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from presto_models.phase import frame_spectra, griffin_lim
+from presto_models.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Spectrogram, frequency bands and network of the codec. All [D]."""
+
+    sample_rate: int = 44100  # Hz
+    window_length: int = 4096  # samples; long enough to keep low harmonics apart
+    stft_hop: int = 1024  # samples
+    frames_per_latent: int = 2  # spectrogram frames in one latent frame
+    channels: int = 64
+    linear_hz: float = 4000.0  # below: one band per bin; above: bands as wide as hearing resolves
+    bands_per_erb: float = 6.0
+    floor_db: float = -120.0  # below a full-scale sine
+    width: int = 448
+    depth: int = 3  # residual blocks in the encoder, and again in the decoder
+    sigma_data: float = 0.5  # standard deviation of every latent channel over the corpus
+    iterations: int = 16  # Griffin-Lim
+
+
+class Autoencoder(Snapshot, nn.Module):
+    """Mono audio to latents of unit layout [b, channels, t] and back; t = ceil(s / hop_length)."""
+
+    def __init__(self, config: AutoencoderConfig = AutoencoderConfig()):
+        super().__init__()
+        self.config = config
+        self.sample_rate, self.channels = config.sample_rate, config.channels
+        self.sigma_data = config.sigma_data
+        self.hop_length = config.stft_hop * config.frames_per_latent
+        self.floor = math.log(10) * config.floor_db / 20
+
+        to_bands, to_bins = band_matrices(config)
+        self.register_buffer("window", torch.hann_window(config.window_length), persistent=False)
+        self.register_buffer("to_bands", to_bands, persistent=False)
+        self.register_buffer("to_bins", to_bins, persistent=False)
+
+        self.bands = to_bands.shape[1]
+        patch = self.bands * config.frames_per_latent
+        self.encoder = Corrected(patch, 2 * config.channels, config)
+        self.decoder = Corrected(config.channels, patch, config)
+        # Corpus statistics, set once by training: they travel with the weights.
+        self.register_buffer("band_mean", torch.full((self.bands,), self.floor / 2))
+        self.register_buffer("latent_mean", torch.zeros(config.channels))
+        self.register_buffer("latent_std", torch.full((config.channels,), config.sigma_data))
+
+    def encode(
+        self, audio: Float[Tensor, "b s"], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b c t"]:
+        """The posterior mean, or a draw from the posterior if a generator is given."""
+        mean, scale = self.posterior(audio)
+        if generator is None:
+            return mean
+        noise = torch.randn(mean.shape, generator=generator, device=generator.device)
+        return mean + scale * noise.to(mean)
+
+    def posterior(
+        self, audio: Float[Tensor, "b s"]
+    ) -> tuple[Float[Tensor, "b c t"], Float[Tensor, "b c t"]]:
+        """Mean and standard deviation of the latent, in units where the corpus has `sigma_data`."""
+        mean, scale = self.encode_bands(self.log_bands(audio))
+        unit = (self.sigma_data / self.latent_std)[:, None]
+        return (mean - self.latent_mean[:, None]) * unit, scale * unit
+
+    def decode(
+        self, latent: Float[Tensor, "b c t"], *, iterations: int | None = None
+    ) -> Float[Tensor, "b s"]:
+        """Audio of s = t * hop_length samples; `iterations` of Griffin-Lim (default: the config's)."""
+        hop = self.config.stft_hop
+        iterations = self.config.iterations if iterations is None else iterations
+        magnitude = self.spectrum(latent) * self.window.sum() / 2
+        audio = griffin_lim(magnitude, self.window, hop, iterations=iterations)
+        margin = (len(self.window) - hop) // 2
+        return audio[:, margin:-margin]
+
+    def spectrum(self, latent: Float[Tensor, "b c t"]) -> Float[Tensor, "b n f"]:
+        """Decoded magnitudes, n = t * frames_per_latent, where a full-scale sine peaks at 1."""
+        raw = latent * (self.latent_std / self.sigma_data)[:, None] + self.latent_mean[:, None]
+        return self.decode_bands(raw).exp() @ self.to_bins
+
+    def log_bands(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b n bands"]:
+        """Log magnitude in every band, floored; frames sit symmetrically in the latent frames."""
+        if audio.ndim != 2 or audio.shape[-1] == 0:
+            raise ValueError(f"audio must be [b, s] with s >= 1, got shape {tuple(audio.shape)}")
+        audio = F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
+        margin = (len(self.window) - self.config.stft_hop) // 2
+        padded = F.pad(audio[:, None], (margin, margin), mode="reflect")[:, 0]
+        spectra = torch.view_as_real(frame_spectra(padded, self.window, self.config.stft_hop))
+        magnitude = spectra.square().sum(-1).sqrt() * (2 / self.window.sum())
+        return (magnitude @ self.to_bands).clamp_min(math.exp(self.floor)).log()
+
+    def encode_bands(
+        self, log_bands: Float[Tensor, "b n bands"]
+    ) -> tuple[Float[Tensor, "b c t"], Float[Tensor, "b c t"]]:
+        """Posterior mean and standard deviation before standardisation; what training works on."""
+        patches = (log_bands - self.band_mean).unflatten(1, (-1, self.config.frames_per_latent))
+        mean, log_scale = self.encoder(patches.flatten(2).mT).chunk(2, dim=1)
+        return mean, log_scale.clamp(-6, 1).exp()
+
+    def decode_bands(self, raw: Float[Tensor, "b c t"]) -> Float[Tensor, "b n bands"]:
+        """Log magnitudes from a latent that is not standardised."""
+        patches = self.decoder(raw).mT.unflatten(2, (self.config.frames_per_latent, self.bands))
+        return (patches.flatten(1, 2) + self.band_mean).clamp(self.floor, 1.0)
+
+
+class Corrected(nn.Module):
+    """A linear map of each frame, plus what a small convolutional network adds to it."""
+
+    def __init__(self, inputs: int, outputs: int, config: AutoencoderConfig):
+        super().__init__()
+        self.linear = nn.Conv1d(inputs, outputs, 1)
+        self.enter = nn.Conv1d(inputs, config.width, 1)
+        self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.depth))
+        self.leave = nn.Conv1d(config.width, outputs, 1)
+        # Training starts from the linear map alone.
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Float[Tensor, "b i t"]) -> Float[Tensor, "b o t"]:
+        hidden = self.enter(x)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.linear(x) + self.leave(hidden)
+
+
+class Block(nn.Module):
+    """Normalise over channels, look one frame around, mix, add."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.around = nn.Conv1d(width, width, 3, padding=1)
+        self.mix = nn.Conv1d(width, width, 1)
+
+    def forward(self, x: Float[Tensor, "b d t"]) -> Float[Tensor, "b d t"]:
+        return x + self.mix(F.gelu(self.around(self.norm(x.mT).mT)))
+
+
+def erb(hz: Tensor) -> Tensor:
+    """Width in Hz of the auditory filter at a frequency (Glasberg and Moore, 1990)."""
+    return 24.7 * (4.37e-3 * hz + 1)
+
+
+def band_centres(config: AutoencoderConfig) -> Float[Tensor, " bands"]:
+    """Band centres in Hz: every bin up to `linear_hz`, from there steps of ERB / bands_per_erb."""
+    bin_hz, top = config.sample_rate / config.window_length, config.sample_rate / 2
+    linear = torch.arange(0, config.linear_hz, bin_hz, dtype=torch.float64)
+    # The number of ERBs up to a frequency is a logarithm, so equal steps there are exact.
+    low, high = (math.log1p(4.37e-3 * hz) / (24.7 * 4.37e-3) for hz in (linear[-1].item(), top))
+    steps = math.ceil((high - low) * config.bands_per_erb)
+    wide = torch.expm1(torch.linspace(low, high, steps + 1).double()[1:] * 24.7 * 4.37e-3) / 4.37e-3
+    return torch.cat([linear, wide]).float()
+
+
+def band_matrices(
+    config: AutoencoderConfig,
+) -> tuple[Float[Tensor, "f bands"], Float[Tensor, "bands f"]]:
+    """Means of magnitude over bands, and the interpolation that takes magnitudes back to bins."""
+    centres = band_centres(config)
+    bins = torch.linspace(0, config.sample_rate / 2, config.window_length // 2 + 1)
+    upper = torch.searchsorted(centres, bins).clamp(1, len(centres) - 1)
+    low, high = centres[upper - 1], centres[upper]
+    share = ((bins - low) / (high - low)).clamp(0, 1)
+    to_bins = torch.zeros(len(centres), len(bins))
+    column = torch.arange(len(bins))
+    to_bins[upper - 1, column] = 1 - share
+    to_bins[upper, column] = share
+    to_bands = to_bins.T / to_bins.sum(1)
+    return to_bands.contiguous(), to_bins

@@ -1,0 +1,83 @@
+"""Waveforms from magnitudes: framing, overlap-add, and a few fast Griffin-Lim iterations."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+
+def frame_spectra(
+    signal: Float[Tensor, "b s"], window: Float[Tensor, " w"], hop: int
+) -> Complex[Tensor, "b n f"]:
+    """Spectra of the windowed frames that fit into `signal`: n = (s - w) / hop + 1."""
+    return torch.fft.rfft(signal.unfold(-1, len(window), hop) * window)
+
+
+def overlap_add(frames: Float[Tensor, "b n w"], hop: int) -> Float[Tensor, "b s"]:
+    """Sum of frames laid `hop` samples apart; w must be a multiple of hop, s = (n - 1) hop + w."""
+    batch, count, length = frames.shape
+    parts = frames.unflatten(-1, (length // hop, hop))
+    signal = frames.new_zeros(batch, count + length // hop - 1, hop)
+    for i in range(length // hop):
+        signal[:, i : i + count] += parts[:, :, i]
+    return signal.flatten(1)
+
+
+def propagated_phase(magnitude: Float[Tensor, "b n f"], hop: int) -> Complex[Tensor, "b n f"]:
+    """Unit phasors of steady partials: every spectral peak turns at its own interpolated frequency.
+
+    Each bin follows its nearest peak, and neighbours differ by pi, as the main lobe of a sinusoid
+    in a symmetric window does. Idea: single-pass spectrogram inversion (Beauregard et al., 2015).
+    """
+    bins = magnitude.shape[-1]
+    k = torch.arange(bins, device=magnitude.device)
+    log = magnitude.clamp_min(1e-9).log()
+    left, right = F.pad(log[..., :-1], (1, 0)), F.pad(log[..., 1:], (0, 1))
+    peak = (log > left) & (log >= right) & (k > 0) & (k < bins - 1)
+    offset = 0.5 * (left - right) / (left - 2 * log + right).clamp_max(-1e-6)
+    below = torch.where(peak, k, -bins).cummax(-1).values
+    above = torch.where(peak, k, 3 * bins).flip(-1).cummin(-1).values.flip(-1)
+    owner = torch.where(k - below <= above - k, below, above)
+    owner = torch.where((owner < 0) | (owner >= bins), k, owner)  # a frame without any peak
+
+    frequency = (k + offset.clamp(-0.5, 0.5)).gather(-1, owner)
+    advance = frequency * (math.pi * hop / (bins - 1))
+    # Any fixed irregular start will do; equal phases would put a click at the beginning.
+    start = 2 * math.pi * torch.frac(k * 0.6180339887498949)
+    turned = (0.5 * (advance + advance.roll(1, 1))).index_fill(1, k[:1], 0).cumsum(1)
+    phase = (start + turned % (2 * math.pi)).gather(-1, owner) + math.pi * (k % 2)
+    return torch.polar(torch.ones_like(phase), phase)
+
+
+def griffin_lim(
+    magnitude: Float[Tensor, "b n f"],
+    window: Float[Tensor, " w"],
+    hop: int,
+    *,
+    iterations: int,
+    momentum: float = 0.99,
+) -> Float[Tensor, "b s"]:
+    """A signal whose frame spectra come close to `magnitude`; s = (n - 1) hop + w, as `frame_spectra`.
+
+    Fast Griffin-Lim (Perraudin et al., 2013) started from `propagated_phase`; deterministic.
+    """
+    count = magnitude.shape[1]
+    weight = overlap_add((window**2).expand(1, count, -1), hop).clamp_min(1e-3)
+
+    def signal(spectrum: Tensor) -> Tensor:
+        return overlap_add(torch.fft.irfft(spectrum) * window, hop) / weight
+
+    spectrum = magnitude * propagated_phase(magnitude, hop)
+    previous = 0.0
+    for _ in range(iterations):
+        consistent = torch.view_as_real(frame_spectra(signal(spectrum), window, hop))
+        ahead = consistent + momentum * (consistent - previous)
+        # The complex quotient by hand: torch's complex abs is several times slower on a CPU.
+        scale = magnitude * ahead.square().sum(-1).clamp_min(1e-20).rsqrt()
+        spectrum = torch.view_as_complex(ahead * scale[..., None])
+        previous = consistent
+    return signal(spectrum)

@@ -48,11 +48,15 @@ class Snapshot:
         try:
             header = json.loads((folder / "config.json").read_text())
             state = load_file(folder / "model.safetensors")
-        except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise SnapshotError(f"cannot read the snapshot in {folder}: {error}") from error
         if header.get("class") != cls.__name__:
             raise SnapshotError(f"{folder} holds a {header.get('class')}, not a {cls.__name__}")
-        model = cls(from_dict(typing.get_type_hints(cls.__init__)["config"], header["config"]))
+        try:
+            kind = typing.get_type_hints(cls.__init__)["config"]
+            model = cls(from_dict(kind, header["config"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"{folder}: unusable config: {error}") from error
         expected = model.state_dict()
         if expected.keys() != state.keys():
             missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()

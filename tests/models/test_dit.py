@@ -1,0 +1,201 @@
+"""The transformer: budgets, features, conditions, and the attention underneath."""
+
+import pytest
+import torch
+
+from presto_models.attention import attention, rotary_table, rotate
+from presto_models.conditioning import Condition, null_condition
+from presto_models.dit import DiT, DiTConfig
+from presto_models.layer_schedule import LayerSchedule, kept_blocks
+
+BATCH, CHANNELS, FRAMES, DEPTH = 4, 4, 10, 4
+SIGMA = torch.tensor([0.05, 0.4, 2.0, 30.0])
+VARIANTS = [
+    dict(),
+    dict(text_attention=False),
+    dict(text_width=0),
+    dict(budget_embedding=False),
+    dict(drop="tail"),
+]
+
+
+@pytest.fixture
+def x():
+    return torch.randn(BATCH, CHANNELS, FRAMES, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def cond(tiny_condition):
+    return tiny_condition(BATCH)
+
+
+def calls_per_block(denoiser) -> list[int]:
+    """Counts, from now on, how many samples each block sees."""
+    counts = [0] * DEPTH
+    for i, block in enumerate(denoiser.inner.blocks):
+
+        def count(module, inputs, i=i):
+            counts[i] += len(inputs[0])
+
+        block.register_forward_pre_hook(count)
+    return counts
+
+
+def test_a_new_network_says_nothing(x):
+    """Its output is zero, so the denoiser starts as c_skip x, the best linear guess."""
+    F_x = DiT(DiTConfig(channels=CHANNELS, width=16, depth=2, heads=2))(x, SIGMA.log() / 4)
+    assert not F_x.any()
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_full_budget_is_the_undropped_network_bit_for_bit(tiny_denoiser, x, cond, options):
+    D = tiny_denoiser(**options)
+    D_x = D(x, SIGMA, cond)
+    assert torch.equal(D(x, SIGMA, cond, budget=DEPTH), D_x)
+    assert torch.equal(D(x, SIGMA, cond, budget=torch.full((BATCH,), DEPTH)), D_x)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_budgets_within_a_batch_equal_single_runs(tiny_denoiser, x, cond, options):
+    D = tiny_denoiser(**options)
+    budget = torch.tensor([3, 1, 4, 1])
+    together, hidden = D(x, SIGMA, cond, budget=budget, tap=-1)
+    for i, blocks in enumerate(budget.tolist()):
+        one = Condition(*(leaf[i : i + 1] for leaf in cond))
+        alone = D(x[i : i + 1], SIGMA[i : i + 1], one, budget=blocks, tap=-1)
+        torch.testing.assert_close(together[i : i + 1], alone[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(hidden[i : i + 1], alone[1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(D(x, SIGMA, cond)[:2], together[:2], rtol=0.01)
+
+
+def test_budgets_need_no_condition(tiny_denoiser, x):
+    D, budget = tiny_denoiser(), torch.tensor([4, 2, 4, 2])
+    expected = D(x, SIGMA, None, budget=2)
+    assert torch.allclose(D(x, SIGMA, None, budget=budget)[1::2], expected[1::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("drop", ["shifted", "tail"])
+def test_only_kept_blocks_run_and_learn(tiny_denoiser, x, cond, drop):
+    D = tiny_denoiser(drop=drop)
+    counts, budget = calls_per_block(D), torch.tensor([2, 2, 3, 2])
+    D(x, SIGMA, cond, budget=budget).square().sum().backward()
+    kept = [block for n in budget.tolist() for block in kept_blocks(n, DEPTH, drop)]
+    assert counts == [kept.count(block) for block in range(DEPTH)]
+    for i, block in enumerate(D.inner.blocks):
+        learned = [p.grad is not None and bool(p.grad.any()) for p in block.parameters()]
+        assert all(learned) if i in kept else not any(learned)
+
+
+def test_the_network_is_told_its_budget(tiny_denoiser, x, cond):
+    """With and without the embedding, the same blocks run; only the embedding tells them apart."""
+    told, untold = (tiny_denoiser(budget_embedding=told) for told in (True, False))
+    untold.load_state_dict(told.state_dict(), strict=False)
+    with torch.no_grad():
+        told.inner.budget.weight.zero_()
+        told.inner.budget.weight[1] = 1.0
+    same = [torch.equal(told(x, SIGMA, cond, budget=n), untold(x, SIGMA, cond, budget=n))
+            for n in range(1, DEPTH + 1)]  # fmt: skip
+    assert same == [True, False, True, True]
+
+
+@pytest.mark.parametrize("tap", range(DEPTH))
+def test_features_are_the_tapped_state_and_later_blocks_do_not_run(tiny_denoiser, x, cond, tap):
+    D = tiny_denoiser()
+    D_x, tapped = D(x, SIGMA, cond, tap=tap)
+    assert torch.equal(D_x, D(x, SIGMA, cond))  # tapping changes nothing
+    counts = calls_per_block(D)
+    features = D.features(x, SIGMA, cond, tap=tap)
+    assert torch.equal(features, tapped)
+    assert features.shape == (BATCH, FRAMES, 16)
+    assert counts == [BATCH] * (tap + 1) + [0] * (DEPTH - tap - 1)
+
+
+@pytest.mark.parametrize("drop", ["shifted", "tail"])
+def test_tap_minus_one_is_the_state_entering_the_head(tiny_denoiser, x, cond, drop):
+    D, head = tiny_denoiser(drop=drop), []
+    D.inner.norm.register_forward_pre_hook(lambda module, inputs: head.append(inputs[0]))
+    for budget in range(1, DEPTH + 1):
+        _, tapped = D(x, SIGMA, cond, budget=budget, tap=-1)
+        assert torch.equal(tapped, head.pop())
+
+
+def test_a_dropped_block_cannot_be_tapped(tiny_denoiser, x, cond):
+    with pytest.raises(ValueError, match=r"tap 2 is not among the blocks that run: \[0, 3\]"):
+        tiny_denoiser()(x, SIGMA, cond, budget=2, tap=2)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_nothing_stated_is_ignored(tiny_denoiser, x, cond, options):
+    """The null condition, no condition, and masked-out values with tempo 0 are all the same."""
+    D = tiny_denoiser(**options)
+    null = null_condition(cond)
+    D_null = D(x, SIGMA, null)
+    torch.testing.assert_close(D(x, SIGMA, None), D_null, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        D(x, SIGMA, null._replace(text=cond.text * 9)), D_null, rtol=1e-4, atol=1e-5
+    )
+    assert not torch.allclose(D(x, SIGMA, cond)[0], D_null[0], rtol=0.01)
+
+
+@pytest.mark.parametrize("text_attention", [True, False])
+def test_padding_tokens_do_not_change_the_output(tiny_denoiser, x, cond, text_attention):
+    D = tiny_denoiser(text_attention=text_attention)
+    padded = cond._replace(
+        text=torch.cat([cond.text, 50 * torch.ones(BATCH, 2, 8)], dim=1),
+        mask=torch.cat([cond.mask, torch.zeros(BATCH, 2, dtype=torch.bool)], dim=1),
+    )
+    torch.testing.assert_close(D(x, SIGMA, padded), D(x, SIGMA, cond), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text_attention", [True, False])
+def test_every_condition_changes_the_output(tiny_denoiser, x, cond, text_attention):
+    D = tiny_denoiser(text_attention=text_attention)
+    D_x = D(x, SIGMA, cond)
+    faster, louder = cond._replace(tempo=cond.tempo + 30), cond._replace(text=cond.text + 1)
+    for other in (D(x, SIGMA, faster), D(x, SIGMA, louder), D(x, 1.5 * SIGMA, cond)):
+        assert all(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(other, D_x, strict=True))
+
+
+def test_samples_of_a_batch_do_not_see_each_other(tiny_denoiser, x, cond):
+    D, changed = tiny_denoiser(), x.clone()
+    changed[0] += 1
+    before, after = D(x, SIGMA, cond), D(changed, SIGMA, cond)
+    torch.testing.assert_close(after[1:], before[1:])
+    assert not torch.allclose(after[0], before[0])
+
+
+def test_a_schedule_in_the_config_sets_the_budget_unless_told_otherwise(tiny_denoiser, x, cond):
+    schedule = LayerSchedule(edges=(1.0,), budgets=(4, 2))
+    D, plain = tiny_denoiser(schedule=schedule), tiny_denoiser()
+    budget = torch.tensor([4, 4, 2, 2])
+    assert torch.equal(D(x, SIGMA, cond), plain(x, SIGMA, cond, budget=budget))
+    assert torch.equal(D(x, SIGMA, cond, budget=3), plain(x, SIGMA, cond, budget=3))
+    assert D.depth == DEPTH
+
+
+def test_heads_must_divide_the_width_into_pairs():
+    with pytest.raises(ValueError, match="width 18 must be a multiple of 2 x 2"):
+        DiT(DiTConfig(width=18, heads=2))
+
+
+def test_attention_is_softmax_over_the_keys_that_are_there():
+    q, k, v = torch.randn(3, 2, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])
+    logits = q @ k.transpose(-1, -2) / 8**0.5
+    torch.testing.assert_close(attention(q, k, v), logits.softmax(-1) @ v)
+    masked = logits.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1) @ v
+    torch.testing.assert_close(attention(q, k, v, mask), masked)
+
+
+def test_rotation_keeps_lengths_and_makes_products_relative():
+    """<R_m q, R_n k> depends on m - n only (Su et al. 2021)."""
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).expand(
+        2, 1, 1, 12, 8
+    )
+    q, k = (rotate(part, rotary_table(12, 8)) for part in (q, k))
+    torch.testing.assert_close(q.norm(dim=-1), q.norm(dim=-1)[..., :1].expand(1, 1, 12))
+    products = (q @ k.transpose(-1, -2))[0, 0]
+    for shift in range(-5, 6):
+        diagonal = products.diagonal(shift)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
+    assert products[0].std() > 0.01

@@ -37,7 +37,7 @@ class AutoencoderConfig:
 
 
 class Autoencoder(Snapshot, nn.Module):
-    """Mono audio to latents of unit layout [b, channels, t] and back; t = ceil(s / hop_length)."""
+    """Mono audio [b, s] to latents [b, channels, t] and back; t = ceil(s / hop_length)."""
 
     def __init__(self, config: AutoencoderConfig = AutoencoderConfig()):
         super().__init__()
@@ -82,7 +82,7 @@ class Autoencoder(Snapshot, nn.Module):
     def decode(
         self, latent: Float[Tensor, "b c t"], *, iterations: int | None = None
     ) -> Float[Tensor, "b s"]:
-        """Audio of s = t * hop_length samples; `iterations` of Griffin-Lim (default: the config's)."""
+        """Audio of s = t * hop_length samples, by the config's or by so many Griffin-Lim steps."""
         hop = self.config.stft_hop
         iterations = self.config.iterations if iterations is None else iterations
         magnitude = self.spectrum(latent) * self.window.sum() / 2

@@ -61,7 +61,7 @@ def griffin_lim(
     iterations: int,
     momentum: float = 0.99,
 ) -> Float[Tensor, "b s"]:
-    """A signal whose frame spectra come close to `magnitude`; s = (n - 1) hop + w, as `frame_spectra`.
+    """A signal of s = (n - 1) hop + w samples whose frame spectra come close to `magnitude`.
 
     Fast Griffin-Lim (Perraudin et al., 2013) started from `propagated_phase`; deterministic.
     """

@@ -7,11 +7,13 @@ Source: `FluidR3Mono_GM.sf3` (MIT), Debian package `fluidr3mono-gm-soundfont`.
 
 import struct
 import sys
+from itertools import pairwise
 from pathlib import Path
 
-from presto_data.genres import DRUM_KITS, PROGRAMS
+from presto_data.genres import DRUMS, INSTRUMENTS, KITS
 
-INSTRUMENT, SAMPLE = 41, 53  # the generators that link preset -> instrument -> sample
+INSTRUMENT, KEY_RANGE, COARSE_TUNE, SAMPLE, ROOT_KEY = 41, 43, 51, 53, 58  # generators
+DRUM_BANK = 128
 RECORD = {"phdr": 38, "inst": 22, "pbag": 4, "ibag": 4, "pmod": 10, "imod": 10, "pgen": 4,
           "igen": 4, "shdr": 46}  # fmt: skip
 HEADER_BAG = {"phdr": 24, "inst": 20}  # where a header keeps the index of its first bag
@@ -42,19 +44,30 @@ def records(pdta: dict[str, bytes], name: str) -> list[bytearray]:
     return [bytearray(body[i : i + size]) for i in range(0, len(body), size)]
 
 
-def keep_headers(
-    pdta: dict[str, bytes], kind: str, keep: list[int], link: int, relink: dict[int, int] | None
-) -> tuple[dict[str, bytes], list[int]]:
-    """Rebuild headers, bags, modulators and generators of `keep`; return them and what they link.
+def plays(gens: list[bytearray], pitches: set[int]) -> bool:
+    """Say whether a zone sounds for any of `pitches`."""
+    ranges = [gen[2:] for gen in gens if struct.unpack_from("<H", gen)[0] == KEY_RANGE]
+    return all(any(low <= pitch <= high for pitch in pitches) for low, high in ranges)
 
-    `kind` is "p" (presets) or "i" (instruments), `link` the generator that names the next level,
-    `relink` its new numbering (None: only collect the links).
+
+def keep_headers(
+    pdta: dict[str, bytes],
+    kind: str,
+    keep: dict[int, set[int]],
+    link: int,
+    relink: dict[int, int] | None = None,
+) -> tuple[dict[str, bytes], dict[int, set[int]]]:
+    """Rebuild headers, bags, modulators and generators; return them and {linked: its pitches}.
+
+    `kind` is "p" (presets) or "i" (instruments), `keep` maps their numbers to the pitches played
+    on them, `link` is the generator that names the next level and `relink` its new numbering
+    (None: only collect the links).
     """
     head = "phdr" if kind == "p" else "inst"
     headers, bags = records(pdta, head), records(pdta, kind + "bag")
     mods, gens = records(pdta, kind + "mod"), records(pdta, kind + "gen")
     out: dict[str, list[bytes]] = {head: [], kind + "bag": [], kind + "mod": [], kind + "gen": []}
-    links: list[int] = []
+    links: dict[int, set[int]] = {}
 
     def bag_mark() -> bytes:
         return struct.pack("<HH", len(out[kind + "gen"]), len(out[kind + "mod"]))
@@ -63,19 +76,21 @@ def keep_headers(
         struct.pack_into("<H", old, HEADER_BAG[head], len(out[kind + "bag"]))
         out[head].append(bytes(old))
 
-    for h in keep:
+    for h, pitches in keep.items():
         first, last = (
             struct.unpack_from("<H", headers[i], HEADER_BAG[head])[0] for i in (h, h + 1)
         )
         header(headers[h])
         for b in range(first, last):
             (g0, m0), (g1, m1) = (struct.unpack("<HH", bags[i]) for i in (b, b + 1))
+            if not plays(gens[g0:g1], pitches):
+                continue
             out[kind + "bag"].append(bag_mark())
             out[kind + "mod"] += map(bytes, mods[m0:m1])
             for gen in gens[g0:g1]:
                 oper, amount = struct.unpack("<HH", gen)
                 if oper == link:
-                    links.append(amount)
+                    links.setdefault(amount, set()).update(pitches)
                     amount = relink[amount] if relink else amount
                 out[kind + "gen"].append(struct.pack("<HH", oper, amount))
     header(headers[-1])  # the terminal records the format asks for
@@ -85,23 +100,50 @@ def keep_headers(
     return {name: b"".join(rows) for name, rows in out.items()}, links
 
 
-def cut(source: bytes, wanted: set[tuple[int, int]]) -> bytes:
-    """Return a soundfont with the (bank, program) presets in `wanted` and all they need."""
-    parts = chunks(source[12:])
-    presets = [
-        i
-        for i, h in enumerate(records(parts, "phdr")[:-1])
-        if struct.unpack_from("<HH", h, 20)[::-1] in wanted
-    ]
-    if len(presets) != len(wanted):
-        raise ValueError(f"source has {len(presets)} of the {len(wanted)} presets asked for")
-    _, links = keep_headers(parts, "p", presets, INSTRUMENT, None)
-    instruments = {old: new for new, old in enumerate(sorted(set(links)))}
-    _, links = keep_headers(parts, "i", list(instruments), SAMPLE, None)
-    samples = {old: new for new, old in enumerate(sorted(set(links)))}
+def tune(pdta: dict[str, bytes]) -> None:
+    """Move the root key and coarse tuning of every zone into the header of the sample it plays.
 
-    pdta = keep_headers(parts, "p", presets, INSTRUMENT, instruments)[0]
-    pdta |= keep_headers(parts, "i", list(instruments), SAMPLE, samples)[0]
+    symusic 0.5 ignores a zone's root key and clamps its coarse tuning, which puts most instruments
+    off key (github.com/Yikai-Liao/symusic/issues/55). A header may be needed more than once.
+    """
+    old, gens, bags = (records(pdta, name) for name in ("shdr", "igen", "ibag"))
+    headers: dict[tuple[int, int], int] = {}  # (old sample, root key) -> new sample
+    starts = {struct.unpack_from("<H", row, HEADER_BAG["inst"])[0] for row in records(pdta, "inst")}
+    tuned, moved = [], []
+    for i, (bag, after) in enumerate(pairwise(bags)):
+        (first, mod), (last, _) = struct.unpack("<HH", bag), struct.unpack("<HH", after)
+        zone = dict(struct.unpack("<Hh", gen) for gen in gens[first:last])
+        own = {oper: zone.pop(oper) for oper in (ROOT_KEY, COARSE_TUNE) if oper in zone}
+        shared = {} if i in starts else shared
+        if SAMPLE in zone:
+            own = shared | own
+            root = own.get(ROOT_KEY, old[zone[SAMPLE]][40]) - own.get(COARSE_TUNE, 0)
+            zone[SAMPLE] = headers.setdefault((zone.pop(SAMPLE), root), len(headers))
+        else:  # an instrument's global zone
+            shared = own
+        moved.append(struct.pack("<HH", len(tuned), mod))
+        tuned += [struct.pack("<Hh", *gen) for gen in zone.items()]
+    moved.append(struct.pack("<H", len(tuned)) + bytes(bags[-1][2:]))
+    pdta["ibag"], pdta["igen"] = b"".join(moved), b"".join(tuned) + bytes(4)
+    pdta["shdr"] = b"".join(
+        bytes(old[sample][:40] + bytes([root]) + old[sample][41:]) for sample, root in headers
+    ) + bytes(old[-1])
+
+
+def cut(source: bytes, wanted: dict[tuple[int, int], set[int]]) -> bytes:
+    """Return a soundfont of the presets {(bank, program): pitches} and all they need."""
+    parts = chunks(source[12:])
+    found = [struct.unpack_from("<HH", h, 20)[::-1] for h in records(parts, "phdr")[:-1]]
+    if missing := wanted.keys() - set(found):
+        raise ValueError(f"the source has no presets (bank, program) {sorted(missing)}")
+    presets = {i: wanted[preset] for i, preset in enumerate(found) if preset in wanted}
+    instruments = dict(sorted(keep_headers(parts, "p", presets, INSTRUMENT)[1].items()))
+    samples = sorted(keep_headers(parts, "i", instruments, SAMPLE)[1])
+
+    new_instrument = {old: new for new, old in enumerate(instruments)}
+    new_sample = {old: new for new, old in enumerate(samples)}
+    pdta = keep_headers(parts, "p", presets, INSTRUMENT, new_instrument)[0]
+    pdta |= keep_headers(parts, "i", instruments, SAMPLE, new_sample)[0]
     headers, audio = records(parts, "shdr"), b""
     pdta["shdr"] = b""
     for s in samples:
@@ -111,6 +153,7 @@ def cut(source: bytes, wanted: set[tuple[int, int]]) -> bytes:
         audio += parts["smpl"][start:end]
         pdta["shdr"] += bytes(headers[s])
     pdta["shdr"] += bytes(headers[-1])
+    tune(pdta)
 
     order = ["phdr", "pbag", "pmod", "pgen", "inst", "ibag", "imod", "igen", "shdr"]
     body = b"sfbk" + chunk("LIST", parts["INFO"])
@@ -121,7 +164,8 @@ def cut(source: bytes, wanted: set[tuple[int, int]]) -> bytes:
 
 if __name__ == "__main__":
     source, target = map(Path, sys.argv[1:])
-    wanted = {(0, program) for program in PROGRAMS.values()} | {(128, kit) for kit in DRUM_KITS}
+    wanted = {(0, program): set(range(128)) for program, _, _ in INSTRUMENTS.values()}
+    wanted |= {(DRUM_BANK, kit): {key for key, _ in DRUMS.values()} for kit in KITS.values()}
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(cut(source.read_bytes(), wanted))
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, {len(wanted)} presets")

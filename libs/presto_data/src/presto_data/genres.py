@@ -20,7 +20,7 @@ INSTRUMENTS: dict[str, tuple[int, int, int]] = {
     "celesta": (8, 60, 96),
     "vibraphone": (11, 53, 88),
     "marimba": (12, 48, 84),
-    "organ": (16, 45, 84),
+    "organ": (16, 57, 96),
     "accordion": (21, 53, 84),
     "harmonica": (22, 60, 84),
     "nylon guitar": (24, 45, 79),
@@ -34,10 +34,9 @@ INSTRUMENTS: dict[str, tuple[int, int, int]] = {
     "synth bass": (38, 30, 52),
     "violin": (40, 57, 91),
     "pizzicato strings": (45, 43, 84),
-    "timpani": (47, 38, 53),
     "strings": (48, 40, 88),
     "synth strings": (50, 43, 84),
-    "choir": (52, 48, 79),
+    "choir": (53, 48, 79),
     "trumpet": (56, 56, 81),
     "muted trumpet": (59, 56, 81),
     "french horn": (60, 46, 72),
@@ -51,9 +50,7 @@ INSTRUMENTS: dict[str, tuple[int, int, int]] = {
     "synth pluck": (90, 48, 88),
     "banjo": (105, 50, 81),
 }
-PROGRAMS = {name: program for name, (program, _, _) in INSTRUMENTS.items()}
 KITS = {"drums": 0, "drum machine": 25, "brushed drums": 40, "electronic drums": 24}
-DRUM_KITS = tuple(KITS.values())
 
 # Percussion keys of the General MIDI kits and where each sits between left (-1) and right (1).
 DRUMS: dict[str, tuple[int, float]] = {
@@ -72,7 +69,6 @@ DRUMS: dict[str, tuple[int, float]] = {
     "tom2": (45, 0.0),
     "tom3": (41, -0.45),
     "conga": (63, -0.45),
-    "bongo": (60, 0.35),
     "claves": (75, 0.35),
 }
 
@@ -335,8 +331,8 @@ GENRES: dict[str, Genre] = {
             "minor": ("i iv V i", "i VI iv V7", "i VII III VI iv i V7 i", "i V7 i V7"),
         },
         lead=("violin", "oboe", "flute", "clarinet", "piano", "french horn"),
-        chords=("strings", "pizzicato strings", "piano", "clarinet"),
-        bass=("strings", "pizzicato strings", "strings"),
+        chords=("strings", "pizzicato strings", "piano", "piano", "clarinet"),
+        bass=("upright bass", "pizzicato strings", "pizzicato strings"),
         pad=("", "french horn", "strings"),
         comping=(
             "x...x...x...x...",
@@ -394,7 +390,7 @@ GENRES: dict[str, Genre] = {
             "major": ("Imaj7 II7 ii7 V7", "Imaj7 vi7 ii7 V7", "Imaj7 Imaj7 ii7 V7"),
             "minor": ("i7 iv7 V7 i7", "i6 iio7 V7 i6", "i7 VII VImaj7 V7"),
         },
-        lead=("flute", "saxophone", "vibraphone", "clarinet", "jazz guitar", "piano"),
+        lead=("flute", "saxophone", "vibraphone", "marimba", "jazz guitar", "piano"),
         chords=("nylon guitar", "nylon guitar", "electric piano"),
         bass=("upright bass",),
         pad=("", "", "strings"),
@@ -410,7 +406,12 @@ GENRES: dict[str, Genre] = {
         kits=("drums", "brushed drums"),
         grooves=(
             {"kick": "x..xx..xx..xx..x", "stick": "x..x..x...x..x..", "hat": "xoxoxoxoxoxoxoxo"},
-            {"kick": "x..xx..xx..xx..x", "stick": "..x..x..x..x..x.", "shaker": "xoxoxoxoxoxoxoxo"},
+            {
+                "kick": "x..xx..xx..xx..x",
+                "claves": "x..x..x...x.x...",
+                "conga": "..x...xx..x...xx",
+                "shaker": "xoxoxoxoxoxoxoxo",
+            },
         ),
         reverb=0.18,
     ),
@@ -464,7 +465,7 @@ GENRES: dict[str, Genre] = {
         },
         lead=("violin", "clarinet", "flute", "accordion", "piano", "celesta"),
         chords=("piano", "accordion", "strings", "pizzicato strings"),
-        bass=("upright bass", "pizzicato strings", "strings"),
+        bass=("upright bass", "pizzicato strings"),
         pad=("", "strings"),
         comping=("....x-..x-..", "....x---x---", "1-3-5-4-3-2-"),
         basslines=("1-------....", "1---........", "1---5---a---"),

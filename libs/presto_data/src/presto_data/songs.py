@@ -114,7 +114,7 @@ class Composer:
         return Note(when, length, pitch, touch)
 
     def bass(self, instrument: str) -> list[Note]:
-        low = INSTRUMENTS[instrument][1] if instrument != "strings" else 36
+        low = INSTRUMENTS[instrument][1]
         line, notes = self.rng.choice(self.genre.basslines), []
         for bar, (now, after) in enumerate(pairwise([*self.harmony, self.harmony[-1]])):
             root = place(now[0], low)

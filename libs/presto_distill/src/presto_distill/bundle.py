@@ -44,9 +44,7 @@ class BundlePreset:
     dit: DiTConfig = micro()
     embedder: TrainConfig = TrainConfig(steps=1200, lr=1e-3, warmup=50, decay="cosine")
     embedder_batch: int = 96
-    base: TrainConfig = TrainConfig(
-        steps=6000, lr=1e-3, warmup=200, decay="cosine", precision="bfloat16"
-    )
+    base: TrainConfig = TrainConfig(steps=5000, lr=1e-3, warmup=200, decay="cosine")
     frames_and_batch: tuple[tuple[int, int], ...] = ((64, 24), (64, 24), (64, 24), (216, 8))
     workers: int = 2  # processes that render
 

@@ -4,9 +4,9 @@ import pickle
 from pathlib import Path
 
 import torch
-from presto_models.snapshot import write_atomic
 
 from presto_distill.trainer import Trainer
+from presto_models.snapshot import write_atomic
 
 
 class CheckpointError(ValueError):

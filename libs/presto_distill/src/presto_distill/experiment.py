@@ -37,6 +37,7 @@ from presto_distill.trainer import Stream, TrainConfig, Trainer
 from presto_models import Autoencoder, LayerSchedule, PrestoDenoiser, TextEncoder, presto_schedule
 from presto_models.conditioning import Condition, condition, null_condition
 from presto_models.pipeline import Pipeline, Sampling
+from presto_models.precision import autocast
 from presto_models.samplers import sample
 from presto_models.snapshot import find_snapshot, write_atomic
 
@@ -264,7 +265,7 @@ class Lab:
         pipeline = Pipeline(denoiser, self.codec, self.text, few_step=denoiser.config.few_step)
         shape = (self.codec.channels, self.preset.frames)
         parts = []
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(self.device):
             for first in range(0, self.preset.samples, batch):
                 cond = Condition(*(leaf[first : first + batch] for leaf in self.prompts))
                 n = len(cond.tempo)

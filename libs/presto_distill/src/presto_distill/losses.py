@@ -6,8 +6,9 @@ Weights, noise laws and networks belong to the objectives; nothing here knows th
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from presto_models.edm import SIGMA_DATA, loss_weight
 from torch import Tensor
+
+from presto_models.edm import SIGMA_DATA, loss_weight
 
 
 def denoising(

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from presto_distill import ema
 from presto_distill.objective import Batch, Objective
+from presto_models.precision import Precision, autocast
 
 Stream = Callable[[int], Iterator[Batch]]  # first batch's number -> the batches from there on
 
@@ -29,7 +30,7 @@ class TrainConfig:
     decay: Literal["constant", "cosine"] = "constant"
     grad_clip: float = 1.0  # per player; math.inf for none
     ema_decay: float = 0.999
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "auto"
     seed: int = 0
 
 
@@ -42,7 +43,7 @@ class Record(NamedTuple):
     seconds: float  # wall-clock of this step
 
 
-class Diverged(RuntimeError):
+class Diverged(ValueError):
     """A loss or gradient that is not finite; names the term and the step."""
 
 
@@ -97,7 +98,7 @@ class Trainer:
         player, optimizer = self.objective.players[turn.player], self.optimizers[turn.player]
         device = torch.device(self.device)
         batch = tree_map_only(Tensor, lambda leaf: leaf.to(device, non_blocking=True), batch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.cfg.precision == "bfloat16"):
+        with autocast(device, self.cfg.precision):
             terms = turn.loss(batch, self._rng(number))
 
         optimizer.zero_grad()

@@ -31,9 +31,12 @@ def attention(
     half = q.dtype in (torch.float16, torch.bfloat16)
     if mask is None and q.is_cuda and half and (flash := _flash_attn_func()) is not None:
         return flash(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=None if mask is None else mask[:, None, None, :]
-    )
+    mask = None if mask is None else mask[:, None, None, :]
+    if q.is_cpu:  # the backward pass of a CPU's bfloat16 kernel is four times slower than float32's
+        with torch.autocast("cpu", enabled=False):
+            wide = (x.float() for x in (q, k, v))
+            return F.scaled_dot_product_attention(*wide, attn_mask=mask).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def rotary_table(
@@ -45,7 +48,7 @@ def rotary_table(
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def rotate(x: Float[Tensor, "b h n e"], table: Float[Tensor, "n e"]) -> Float[Tensor, "b h n e"]:
+def rotate(x: Float[Tensor, "*b n e"], table: Float[Tensor, "n e"]) -> Float[Tensor, "*b n e"]:
     """Rotate each pair (x[i], x[i + e/2]) by its position's angle."""
     cos, sin = table.to(x.dtype).chunk(2, dim=-1)
     first, second = x.chunk(2, dim=-1)

@@ -32,13 +32,12 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_norm = nn.RMSNorm(width // heads)
-        self.k_norm = nn.RMSNorm(width // heads)
+        self.gain = nn.Parameter(torch.ones(2, 1, 1, 1, width // heads))
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, h: Float[Tensor, "b n d"], rotary: Tensor) -> Float[Tensor, "b n d"]:
         q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(self.q_norm(q), rotary), rotate(self.k_norm(k), rotary)
+        q, k = rotate(normalised(torch.stack([q, k]), self.gain), rotary)
         return self.out(attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -50,8 +49,7 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(width, 2 * width, bias=False)
-        self.q_norm = nn.RMSNorm(width // heads)
-        self.k_norm = nn.RMSNorm(width // heads)
+        self.gain = nn.Parameter(torch.ones(2, 1, 1, 1, width // heads))
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(
@@ -59,9 +57,13 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         q = self.q(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(
-            attention(self.q_norm(q), self.k_norm(k), v, mask).transpose(1, 2).flatten(2)
-        )
+        q, k = normalised(q, self.gain[0]), normalised(k, self.gain[1])
+        return self.out(attention(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+def normalised(x: Float[Tensor, "*b n e"], gain: Tensor) -> Float[Tensor, "*b n e"]:
+    """x over its root mean square, times a learned gain (QK-norm keeps logits bounded)."""
+    return F.rms_norm(x, x.shape[-1:]) * gain.to(x.dtype)
 
 
 class SwiGLU(nn.Module):

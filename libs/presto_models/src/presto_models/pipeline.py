@@ -21,6 +21,7 @@ from presto_models.conditioning import (
 )
 from presto_models.dit import PrestoDenoiser
 from presto_models.edm import karras_sigmas
+from presto_models.precision import Precision, autocast
 from presto_models.samplers import (
     Sampler,
     Step,
@@ -115,6 +116,7 @@ class Pipeline:
         seconds: float = 10.0,
         seed: int = 0,
         sampling: Sampling = Sampling(),
+        precision: Precision = "auto",
         callback: Callable[[Step], None] | None = None,
     ) -> Output:
         """Generate one clip per prompt. Clip i has seed `seed + i`, whatever batch it is in.
@@ -134,9 +136,10 @@ class Pipeline:
         samples = round(seconds * codec.sample_rate)
         shape = (len(cond.tempo), codec.channels, -(-samples // codec.hop_length))
         seeds = range(seed, seed + shape[0])
-        for step in self.denoise(shape, cond, seeds=seeds, sampling=sampling):
-            if callback is not None:
-                callback(step)
+        with autocast(self.device, precision):
+            for step in self.denoise(shape, cond, seeds=seeds, sampling=sampling):
+                if callback is not None:
+                    callback(step)
         watch.lap("denoise")
 
         audio = codec.decode(step.x)[:, :samples]

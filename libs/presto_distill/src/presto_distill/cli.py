@@ -1,0 +1,147 @@
+"""The command line: presto reproduce | generate | train-bundle."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+Out = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
+
+
+def reproduce(
+    notebooks: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    preset: str = "quick",
+    seed: int = 0,
+    audio: Path | None = None,
+    out: Out = None,
+    model: str = "presto-small",
+) -> int:
+    """Distill the bundled base model in layers, steps and both; measure, draw, report.
+
+    Args:
+        notebooks: Names of notebooks to run; all of them by default.
+        preset: smoke, quick, cpu, gpu or a100_paper.
+        seed: Of data, training and sampling.
+        audio: A folder of your own recordings instead of the rendered corpus.
+        out: Folder for results; default runs/PRESET. What it already holds is not redone.
+        model: A bundled model or a model folder to distill.
+    """
+    from presto_distill.lab.report import write_report
+    from presto_distill.lab.runner import run_notebooks
+    from presto_distill.presets import preset as find_preset
+
+    find_preset(preset)
+    out = out or Path("runs") / (preset if audio is None else f"{preset}-{audio.name}")
+    failures = run_notebooks(
+        list(notebooks), preset=preset, seed=seed, out=out, audio=audio, model=model
+    )
+    print(f"\nreport: {write_report(out).resolve()}")
+    for failure in failures:
+        print(f"presto: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def generate(
+    prompt: tyro.conf.Positional[str],
+    *,
+    bpm: float | None = None,
+    seconds: float = 10.0,
+    steps: int | None = None,
+    guidance_scale: float = 0.8,
+    rho: float = 7.0,
+    seed: int = 0,
+    out: Out = None,
+    model: str = "presto-small",
+    variant: str | None = None,
+    device: str = "cpu",
+) -> int:
+    """Make music from words, e.g. presto generate "slow jazz trio" --bpm 90 --steps 4 -o out.wav
+
+    Args:
+        prompt: What it should sound like; may end in "--bpm NUMBER" itself.
+        bpm: Tempo in beats per minute.
+        seconds: Length of the clip.
+        steps: Sampling steps; default 4 for distilled generators, 40 for the others.
+        guidance_scale: Of CFG++, for models that are not few-step generators.
+        rho: Spacing of the noise levels; 7 is Karras', 1000 nearly log-uniform.
+        seed: Same seed, same clip.
+        out: A .wav or .flac file; default out.wav.
+        model: A bundled model or a model folder.
+        variant: layers_steps, steps, layers or base; default the fastest there is.
+        device: cpu or cuda.
+    """
+    from presto_models.pipeline import Pipeline, Sampling
+
+    out = check_audio_path(out or Path("out.wav"))
+    pipeline = Pipeline.from_pretrained(model, variant=variant, device=device)
+    sampling = Sampling(steps=steps, guidance_scale=guidance_scale, rho=rho)
+    made = pipeline(prompt, bpm=bpm, seconds=seconds, seed=seed, sampling=sampling)
+    write_audio(out, made.audios[0], made.sample_rate)
+    stages = ", ".join(f"{name} {value:.2f} s" for name, value in made.stage_seconds.items())
+    total = sum(made.stage_seconds.values())
+    print(f"{out}: {seconds:g} s of audio in {total:.2f} s ({stages})")
+    print(f"real-time factor {seconds / total:.1f} (seconds of audio per second; higher is faster)")
+    return 0
+
+
+def train_bundle(
+    *,
+    out: Out = None,
+    stages: tuple[str, ...] = (),
+    smallest: bool = False,
+    device: str = "cpu",
+) -> int:
+    """Train the bundled embedder, prompt encoder, base model and students from the repository.
+
+    Args:
+        out: Folder that holds codec/ and receives the other models; default presto-small.
+        stages: Some of embedder, base, students; default all, in this order.
+        smallest: Every stage once with almost no steps, to try the command.
+        device: cpu or cuda.
+    """
+    from presto_distill import bundle
+
+    preset = bundle.smallest() if smallest else bundle.BundlePreset()
+    bundle.train_bundle(preset, out or Path("presto-small"), stages, device=device)
+    return 0
+
+
+def check_audio_path(path: Path) -> Path:
+    """The path itself, or ValueError where no audio file can be written, before any work."""
+    if path.suffix.lower() not in (".wav", ".flac"):
+        raise ValueError(f"cannot write {path}: the name must end in .wav or .flac")
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: no folder {path.parent}")
+    return path
+
+
+def write_audio(path: Path, audio, sample_rate: int) -> None:
+    """Write audio (ch, s) as 16-bit samples; an interrupted write leaves no half file."""
+    import soundfile
+
+    from presto_models.snapshot import write_atomic
+
+    kind = path.suffix[1:].upper()
+    samples = audio.cpu().numpy().T
+    try:
+        write_atomic(
+            path, lambda to: soundfile.write(to, samples, sample_rate, "PCM_16", format=kind)
+        )
+    except soundfile.SoundFileError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+def main() -> None:
+    """Run a command; what is wrong with its input is said in one line, exit code 2."""
+    commands = {"reproduce": reproduce, "generate": generate, "train-bundle": train_bundle}
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(commands, prog="presto", description=__doc__)
+    except KeyboardInterrupt:
+        code = 130
+    except (ValueError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"presto: {lines[0]}", file=sys.stderr)
+        code = 2
+    sys.exit(code)

@@ -8,6 +8,9 @@ import torch
 from presto_distill.trainer import Trainer
 from presto_models.snapshot import write_atomic
 
+# What PyTorch and a state of another shape raise for a file that is no checkpoint of this trainer.
+_UNREADABLE = (RuntimeError, TypeError, KeyError, ValueError, EOFError, pickle.UnpicklingError)
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or made for something else."""
@@ -27,8 +30,8 @@ def load(trainer: Trainer, path: Path) -> None:
     try:
         state = torch.load(path, map_location=trainer.device, weights_only=True)
         trainer.load_state_dict(state)
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except _UNREADABLE as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise CheckpointError(f"cannot resume from {path}: {reason}") from error
 
 

@@ -26,5 +26,5 @@ class DiscriminatorHead(nn.Module):
         h = hidden.transpose(1, 2)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             h = F.silu(norm(layer(h)))
-        score = self.score(h).squeeze(1)
+        score = self.score(h).squeeze(1).float()  # losses are float32 under autocast too
         return score.mean(1, keepdim=True) if self.pooled else score

@@ -74,4 +74,4 @@ def self_teacher(
 
     The loss is published; that it compares the states entering the output head is our default.
     """
-    return (dropped - full.detach()).square().flatten(1).mean(1)
+    return (dropped.float() - full.detach().float()).square().flatten(1).mean(1)

@@ -1,0 +1,270 @@
+"""The training loop: exact resumption, moving averages, learning rates, and loud failure."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from presto_distill.objective import Batch, Turn
+from presto_distill.objectives.presto_s import PrestoS
+from presto_distill.trainer import Diverged, TrainConfig, Trainer
+from presto_models.conditioning import null_condition
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Line(nn.Module):
+    """One weight and a buffer that counts calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.0))
+        self.register_buffer("calls", torch.tensor(0))
+
+
+class TwoPlayers:
+    """Each player walks towards 1; `follower` moves twice per round. Records what it was given."""
+
+    def __init__(self):
+        self.players = {"leader": Line(), "follower": Line()}
+        self.turns = [
+            *2 * [Turn("follower", self._loss("follower"))],
+            Turn("leader", self._loss("leader")),
+        ]
+        self.drawn: list[float] = []
+        self.seen: list[float] = []
+        self.trained: list[dict[str, bool]] = []
+        self.scale, self.offset = 1.0, 0.0
+
+    def _loss(self, name):
+        def loss(batch, rng):
+            self.drawn.append(torch.rand((), generator=rng).item())
+            self.seen.append(batch.x.item())
+            self.trained.append({n: p.weight.requires_grad for n, p in self.players.items()})
+            player = self.players[name]
+            player.calls += 1
+            error = self.scale * (player.weight - 1)
+            return {name: error**2, "offset": error * 0 + self.offset}
+
+        return loss
+
+
+def numbers(start: int):
+    return (Batch(torch.tensor([float(i)])) for i in itertools.count(start))
+
+
+def train(objective, steps: int, **options) -> tuple[Trainer, list]:
+    trainer = Trainer(objective, TrainConfig(steps=steps, **options))
+    return trainer, list(trainer.run(numbers))
+
+
+# --- exact resumption ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def presto_s(tiny_denoiser):
+    """A trainer of Presto-S on a tiny transformer. Only the teacher is the same every time."""
+
+    def build(steps: int, seed: int = 0, precision: str = "float32") -> Trainer:
+        torch.manual_seed(seed)  # of the discriminator head
+        objective = PrestoS(tiny_denoiser(), null_condition, feature_layer=1, width=16)
+        return Trainer(objective, TrainConfig(steps, lr=1e-3, warmup=3, precision=precision))
+
+    return build
+
+
+@pytest.fixture
+def stream(tiny_condition):
+    def batches(start: int):
+        for i in itertools.count(start):
+            x = torch.randn(3, 4, 16, generator=rng(1000 + i))
+            yield Batch(x, tiny_condition(3, seed=i))
+
+    return batches
+
+
+def flat(state) -> dict[str, torch.Tensor]:
+    """Every tensor of a nested state, by its path."""
+    leaves, _ = torch.utils._pytree.tree_flatten_with_path(state)
+    return {str(path): leaf for path, leaf in leaves if isinstance(leaf, torch.Tensor)}
+
+
+def test_two_steps_equal_one_step_save_load_and_one_more_bit_for_bit(presto_s, stream, tmp_path):
+    from presto_distill import checkpoint
+
+    straight = presto_s(steps=4)
+    straight_records = list(straight.run(stream))
+
+    first = presto_s(steps=2)
+    records = list(first.run(stream))
+    checkpoint.save(first, tmp_path / "state.pt")
+    second = presto_s(steps=4, seed=1)  # another head, which the checkpoint replaces
+    checkpoint.load(second, tmp_path / "state.pt")
+    assert second.step == 2
+    records += second.run(stream)
+
+    assert [(r.step, r.losses, r.grad_norms) for r in records] == [
+        (r.step, r.losses, r.grad_norms) for r in straight_records
+    ]
+    ours, theirs = flat(second.state_dict()), flat(straight.state_dict())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert {name.split("'")[1] for name in ours} == {"players", "averages", "optimizers"}
+
+
+def test_randomness_and_data_are_functions_of_the_position():
+    """Every turn draws anew; stopping after any step changes neither draws nor data."""
+    straight = TwoPlayers()
+    train(straight, 4)
+    assert straight.seen == [float(i) for i in range(12)]
+    assert len(set(straight.drawn)) == 12
+    resumed = TwoPlayers()
+    first, _ = train(resumed, 1)
+    second = Trainer(resumed, TrainConfig(steps=4))
+    second.load_state_dict(first.state_dict())
+    list(second.run(numbers))
+    assert (resumed.drawn, resumed.seen) == (straight.drawn, straight.seen)
+    other = TwoPlayers()
+    train(other, 1, seed=1)
+    assert not set(other.drawn) & set(straight.drawn)
+
+
+def test_a_changed_config_is_refused_and_more_steps_are_not():
+    trainer, _ = train(TwoPlayers(), 1)
+    longer = Trainer(TwoPlayers(), TrainConfig(steps=9))
+    longer.load_state_dict(trainer.state_dict())
+    assert longer.step == 1
+    other = Trainer(TwoPlayers(), TrainConfig(steps=1, lr=3e-4))
+    with pytest.raises(ValueError, match=r"another config: .*lr.*0\.0001 -> 0\.0003"):
+        other.load_state_dict(trainer.state_dict())
+    assert other.step == 0
+
+
+# --- turns ---------------------------------------------------------------------------------------
+
+
+def test_only_the_turns_player_may_learn_and_records_are_named():
+    objective = TwoPlayers()
+    trainer, records = train(objective, 1, lr=0.1)
+    follower, leader = {"leader": False, "follower": True}, {"leader": True, "follower": False}
+    assert objective.trained == [follower, follower, leader]
+    (record,) = records
+    assert record.step == trainer.step == 1
+    assert record.losses.keys() == {"leader", "follower", "offset"}
+    assert record.losses["leader"] == 1.0
+    assert record.losses["follower"] == pytest.approx((1 + 0.9**2) / 2)  # the mean of both turns
+    assert record.grad_norms == {"leader": 2.0, "follower": pytest.approx(1.8)}
+
+
+def test_adam_moves_by_the_players_own_learning_rate():
+    """Adam's first step is the learning rate itself, whatever the gradient."""
+    objective = TwoPlayers()
+    train(objective, 1, lr={"leader": 0.25, "follower": 0.125})
+    assert objective.players["leader"].weight.item() == pytest.approx(0.25, rel=1e-5)
+    assert objective.players["follower"].weight.item() == pytest.approx(0.25, rel=0.02)
+
+
+def test_averages_move_on_their_own_players_turns_only():
+    objective = TwoPlayers()
+    objective.turns = objective.turns[:1]
+    trainer, _ = train(objective, 1, lr=0.5)
+    assert trainer.averages["leader"].weight.item() == 0.0
+    assert trainer.averages["leader"].calls.item() == 0
+    average = trainer.averages["follower"]
+    # At step 0 the decay is 1/10: the start is nearly forgotten.
+    assert average.weight.item() == pytest.approx(0.9 * 0.5, rel=1e-5)
+    assert average.calls.item() == 1  # buffers are copied
+    assert not average.weight.requires_grad
+
+
+def test_averages_follow_their_recurrence_up_to_the_decay():
+    objective, decay = TwoPlayers(), 0.4
+    objective.turns = objective.turns[-1:]
+    trainer = Trainer(objective, TrainConfig(steps=20, lr=0.1, ema_decay=decay))
+    expected = 0.0
+    for record in trainer.run(numbers):
+        d = min(decay, record.step / (9 + record.step))
+        expected = d * expected + (1 - d) * objective.players["leader"].weight.item()
+        assert trainer.averages["leader"].weight.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (dict(), [1, 1, 1, 1]),
+        (dict(warmup=2), [0.5, 1, 1, 1]),
+        (dict(decay="cosine"), [(1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)]),
+        (dict(warmup=4), [0.25, 0.5, 0.75, 1]),
+    ],
+)
+def test_learning_rates_ramp_as_configured(options, expected):
+    trainer = Trainer(TwoPlayers(), TrainConfig(steps=4, lr=0.01, **options))
+    rates = [
+        trainer.optimizers["leader"].param_groups[0]["lr"] / 0.01 for _ in trainer.run(numbers)
+    ]
+    assert rates == pytest.approx(expected)
+
+
+def test_gradients_are_clipped_after_their_norm_is_recorded():
+    objective = TwoPlayers()
+    objective.scale = 10.0
+    _, records = train(objective, 1, grad_clip=0.5)
+    assert records[0].grad_norms["leader"] == 200.0
+    assert objective.players["leader"].weight.grad.item() == pytest.approx(-0.5, rel=1e-4)
+    _, records = train(objective, 1, grad_clip=math.inf)
+    assert abs(objective.players["leader"].weight.grad.item()) == records[0].grad_norms["leader"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_autocast_is_entered_exactly_when_asked_for(precision):
+    objective, entered = TwoPlayers(), []
+    plain = objective.turns[-1].loss
+
+    def loss(batch, rng):
+        entered.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+        return plain(batch, rng)
+
+    objective.turns = [Turn("leader", loss)]
+    train(objective, 1, precision=precision)
+    assert entered == [(precision == "bfloat16", True)]
+    assert objective.players["leader"].weight.dtype == torch.float32
+
+
+def test_bfloat16_stays_close_to_float32(presto_s, stream):
+    (exact,), (half,) = (
+        presto_s(steps=1, precision=precision).run(stream) for precision in ("float32", "bfloat16")
+    )
+    assert exact.losses != half.losses
+    assert half.losses["dsm"] == pytest.approx(exact.losses["dsm"], rel=0.05)
+    # Losses themselves are summed in float32: a bfloat16 number has eight significant bits.
+    assert all(term != torch.tensor(term).bfloat16().item() for term in half.losses.values())
+
+
+# --- failure -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (dict(offset=math.nan), "offset is nan at step 3"),
+        (dict(scale=math.nan), "follower is nan at step 3"),
+        (dict(scale=1e30), "follower is inf at step 3"),
+        (dict(scale=1.5e19), "gradient of the follower is inf at step 3"),
+    ],
+)
+def test_divergence_names_the_term_and_the_step_and_moves_nothing(break_it, reason):
+    objective = TwoPlayers()
+    trainer = Trainer(objective, TrainConfig(steps=5))
+    records = trainer.run(numbers)
+    next(records), next(records)
+    before = [player.weight.item() for player in objective.players.values()]
+    for name, value in break_it.items():
+        setattr(objective, name, value)
+    with pytest.raises(Diverged, match=reason):
+        next(records)
+    assert [player.weight.item() for player in objective.players.values()] == before
+    assert trainer.step == 2

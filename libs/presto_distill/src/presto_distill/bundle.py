@@ -17,18 +17,30 @@ from typing import Any
 import torch
 
 from presto_data import LatentSet, batches, encode_corpus, synthetic_corpus
-from presto_distill.experiment import conditioned, fit
+from presto_distill.experiment import conditioned, file_digest, fit
 from presto_distill.metrics import evaluate
 from presto_distill.metrics.clap_score import retrieval_accuracy
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
-from presto_distill.objective import Batch
+from presto_distill.objective import Batch, Objective
 from presto_distill.objectives.contrastive import Contrastive
 from presto_distill.objectives.denoising import Denoising
+from presto_distill.objectives.presto_l import PrestoL
+from presto_distill.objectives.presto_ls import PrestoLS
+from presto_distill.objectives.presto_s import PrestoS
+from presto_distill.presets import SMALL_LAYERS, SMALL_STEPS
 from presto_distill.trainer import Stream, TrainConfig, Trainer
-from presto_models import Autoencoder, DiTConfig, PrestoDenoiser, PrestoDenoiserConfig, TextEncoder
+from presto_models import (
+    Autoencoder,
+    DiTConfig,
+    PrestoDenoiser,
+    PrestoDenoiserConfig,
+    TextEncoder,
+    presto_schedule,
+)
 from presto_models.conditioning import condition, null_condition
 from presto_models.dit import micro
 from presto_models.pipeline import Pipeline, Sampling
+from presto_models.precision import autocast
 from presto_models.samplers import sample
 from presto_models.snapshot import write_atomic
 
@@ -44,7 +56,9 @@ class BundlePreset:
     dit: DiTConfig = micro()
     embedder: TrainConfig = TrainConfig(steps=1200, lr=1e-3, warmup=50, decay="cosine")
     embedder_batch: int = 96
-    base: TrainConfig = TrainConfig(steps=5000, lr=1e-3, warmup=200, decay="cosine")
+    base: TrainConfig = TrainConfig(steps=4500, lr=1e-3, warmup=200, decay="cosine")
+    layers: TrainConfig = replace(SMALL_LAYERS, steps=600, ema_decay=0.99)
+    steps: TrainConfig = replace(SMALL_STEPS, steps=250, ema_decay=0.97)
     frames_and_batch: tuple[tuple[int, int], ...] = ((64, 24), (64, 24), (64, 24), (216, 8))
     workers: int = 2  # processes that render
 
@@ -57,6 +71,8 @@ def smallest() -> BundlePreset:
         embedder=TrainConfig(steps=2, lr=1e-3),
         embedder_batch=8,
         base=TrainConfig(steps=2, lr=1e-3),
+        layers=replace(SMALL_LAYERS, steps=2),
+        steps=replace(SMALL_STEPS, steps=1),
         frames_and_batch=((32, 4),),
         workers=0,
     )
@@ -67,7 +83,7 @@ def encode_bundle_corpus(
 ) -> LatentSet:
     """Render and encode songs with the codec in `out`; kept in `out`/latents for the next stage."""
     codec = Autoencoder.from_pretrained(out / "codec", device=device)
-    digest = (out / "codec" / "model.safetensors").stat().st_size
+    digest = file_digest(out / "codec" / "model.safetensors")
     corpus = synthetic_corpus(clips, seed=seed, seconds=preset.clip_seconds)
     return encode_corpus(
         corpus,
@@ -78,12 +94,18 @@ def encode_bundle_corpus(
     )
 
 
+def encode_splits(
+    preset: BundlePreset, out: Path, *, device: str = "cpu"
+) -> tuple[LatentSet, LatentSet]:
+    """Training songs and held-out songs."""
+    train = encode_bundle_corpus(preset, out, seed=preset.seed, clips=preset.clips, device=device)
+    seed, clips = preset.seed + 1000, preset.held_out
+    return train, encode_bundle_corpus(preset, out, seed=seed, clips=clips, device=device)
+
+
 def train_embedder(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
     """Train the contrastive embedder; its prompt encoder is saved for the models too."""
-    data = encode_bundle_corpus(preset, out, seed=preset.seed, clips=preset.clips, device=device)
-    held = encode_bundle_corpus(
-        preset, out, seed=preset.seed + 1000, clips=preset.held_out, device=device
-    )
+    data, held = encode_splits(preset, out, device=device)
     torch.manual_seed(preset.seed)
     trainer = Trainer(Contrastive(ContrastiveEmbedder()), preset.embedder, device)
 
@@ -108,10 +130,7 @@ def train_embedder(preset: BundlePreset, out: Path, *, device: str = "cpu") -> N
 
 def train_base(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
     """Train the base denoiser on crops of several lengths and measure its 24-step samples."""
-    data = encode_bundle_corpus(preset, out, seed=preset.seed, clips=preset.clips, device=device)
-    held = encode_bundle_corpus(
-        preset, out, seed=preset.seed + 1000, clips=preset.held_out, device=device
-    )
+    data, held = encode_splits(preset, out, device=device)
     text = TextEncoder.from_pretrained(out / "text")
     torch.manual_seed(preset.seed)
     model = PrestoDenoiser(PrestoDenoiserConfig(preset.dit))
@@ -121,7 +140,8 @@ def train_base(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
     records = fit(trainer, stream, out / "base.checkpoint", label="base")
     model = trainer.averages["base"]
     model.save_pretrained(out / "base", dtype=torch.bfloat16)
-    metrics = measure_base(model, held, out, seed=preset.seed)
+    sampling = {"24 Heun steps": Sampling(24)}
+    metrics = measure(model, held, out, seed=preset.seed, sampling=sampling)
     write_card(out / "base", preset, preset.base, records, metrics, started)
 
 
@@ -142,27 +162,70 @@ def mixed_lengths(data: LatentSet, text: TextEncoder, preset: BundlePreset) -> S
     return stream
 
 
+def train_students(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
+    """Distill the base in layers, in steps and in both, and measure each student."""
+    data, held = encode_splits(preset, out, device=device)
+    text = TextEncoder.from_pretrained(out / "text", device=device)
+    base = PrestoDenoiser.from_pretrained(out / "base", device=device)
+    stream = mixed_lengths(data, text, preset)
+    taps = {"feature_layer": base.depth // 2 - 1, "width": base.config.dit.width}
+
+    def train(name: str, player: str, objective: Objective, cfg: TrainConfig, config) -> None:
+        if (out / name / "card.json").exists():
+            return
+        started = time.perf_counter()
+        trainer = Trainer(objective, cfg, device)
+        records = fit(trainer, stream, out / f"{name}.checkpoint", label=name)
+        student = PrestoDenoiser(config)
+        student.load_state_dict(trainer.averages[player].state_dict())
+        student.save_pretrained(out / name, dtype=torch.bfloat16)
+        sampling = {"4 steps": Sampling(4), "2 steps": Sampling(2)}
+        sampling = sampling if config.few_step else {"24 Heun steps": Sampling(24)}
+        metrics = measure(student.eval(), held, out, seed=preset.seed, sampling=sampling)
+        write_card(out / name, preset, cfg, records, metrics, started)
+
+    schedule = presto_schedule(base.depth)
+    objective = PrestoL(base, null_condition, schedule, depth=base.depth)
+    config = replace(base.config, schedule=schedule)
+    train("layers", "student", objective, preset.layers, config)
+
+    torch.manual_seed(preset.seed)
+    objective = PrestoS(base, null_condition, **taps)
+    train("steps", "generator", objective, preset.steps, replace(base.config, few_step=True))
+
+    layers = PrestoDenoiser.from_pretrained(out / "layers", device=device)
+    torch.manual_seed(preset.seed)
+    objective = PrestoLS(base, layers, null_condition, **taps)
+    config = replace(layers.config, few_step=True)
+    train("layers_steps", "generator", objective, preset.steps, config)
+
+
 @torch.inference_mode()
-def measure_base(
-    model: PrestoDenoiser, held: LatentSet, out: Path, *, seed: int, samples: int = 128
+def measure(
+    model: PrestoDenoiser,
+    held: LatentSet,
+    out: Path,
+    *,
+    seed: int,
+    sampling: dict[str, Sampling],
+    samples: int = 128,
 ) -> dict[str, Any]:
-    """Fréchet distance of 24-step samples, of a Gaussian and of other real clips to real ones."""
-    samples = min(samples, len(held) // 2)
+    """Metrics of samples, of a Gaussian and of other real clips against real held-out clips."""
+    samples, frames = min(samples, len(held) // 2), min(64, held.frames)
     embedder = ContrastiveEmbedder.from_pretrained(out / "embedder")
     text = TextEncoder.from_pretrained(out / "text")
-    model = model.cpu()
-    pipeline = Pipeline(model, None, text, few_step=False)
+    pipeline = Pipeline(model.cpu(), None, text, few_step=model.config.few_step)
     cond = condition(text, held.captions[:samples], held.tempo[:samples])
-    shape = (samples, held.latents.shape[1], 64)
-    steps = pipeline.denoise(
-        shape, cond, seeds=range(seed, seed + samples), sampling=Sampling(steps=24)
-    )
+    shape, seeds = (samples, held.latents.shape[1], frames), range(seed, seed + samples)
+    clips = {"real": held.latents[:samples, :, :frames]}
     channels = held.latents.transpose(0, 1).flatten(1)
-    rng = torch.Generator().manual_seed(seed)
-    noise = torch.randn(shape, generator=rng) * channels.std(1)[:, None] + channels.mean(1)[:, None]
-    reference = embedder.embed(held.latents[samples:, :, :64])
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    clips["gaussian"] = noise * channels.std(1)[:, None] + channels.mean(1)[:, None]
+    for name, how in sampling.items():
+        with autocast(pipeline.device):
+            clips[name] = sample(pipeline.denoise(shape, cond, seeds=seeds, sampling=how))
+    reference = embedder.embed(held.latents[samples:, :, :frames])
     prompts = embedder.embed_text(held.captions[:samples])
-    clips = {"model": sample(steps), "gaussian": noise, "real": held.latents[:samples, :, :64]}
     return {
         name: evaluate(
             embedder.embed(x), reference, text=prompts, seed=seed, embedder=embedder.name
@@ -202,19 +265,14 @@ def write_card(
     write_atomic(folder / "card.json", lambda path: path.write_text(text))
 
 
-STAGES = {"embedder": train_embedder, "base": train_base}
+STAGES = {"embedder": train_embedder, "base": train_base, "students": train_students}
 
 
 def train_bundle(
-    preset: BundlePreset, out: Path, stages: tuple[str, ...] = tuple(STAGES), device: str = "cpu"
+    preset: BundlePreset, out: Path, stages: tuple[str, ...] = (), device: str = "cpu"
 ) -> None:
     """Run the stages in order; each reads what the earlier ones left in `out` and resumes."""
-    for stage in stages:
+    for stage in stages or STAGES:
         if stage not in STAGES:
             raise ValueError(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")
         STAGES[stage](preset, out, device=device)
-
-
-def longer(preset: BundlePreset, factor: float) -> BundlePreset:
-    """The same training with `factor` times the base steps."""
-    return replace(preset, base=replace(preset.base, steps=round(preset.base.steps * factor)))

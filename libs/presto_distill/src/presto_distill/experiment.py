@@ -94,7 +94,7 @@ class Lab:
                 corpus,
                 lambda audio: codec.encode(audio.to(device)),
                 out / "latents",
-                key={"codec": _digest(folder / "codec")},
+                key={"codec": file_digest(folder / "codec" / "model.safetensors")},
             )
 
         seconds = preset.clip_seconds
@@ -401,8 +401,9 @@ def _rows(data: LatentSet, rows: Tensor) -> LatentSet:
     )
 
 
-def _digest(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
+def file_digest(path: Path) -> str:
+    """Twelve hexadecimal digits that name a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,82 @@
+"""What is wrong with a command's input is said in one line, with exit code 2, and nothing is
+written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from presto_models.snapshot import find_snapshot
+
+
+def presto(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", "from presto_distill.cli import main; main()", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["generate", ""], "no words"),
+        (["generate", "   --bpm 100"], "no words"),
+        (["generate", "x" * 10_000], "10000 characters"),
+        (["generate", "jazz --key D"], "unknown prompt option '--key D'"),
+        (["generate", "jazz", "--bpm", "3"], "tempo 3 bpm is outside 20..400"),
+        (["generate", "jazz", "--seconds", "0"], "at most 32, got 0"),
+        (["generate", "jazz", "--seconds", "-3"], "at most 32, got -3"),
+        (["generate", "jazz", "--seconds", "600"], "at most 32, got 600"),
+        (["generate", "jazz", "--seconds", "nan"], "at most 32, got nan"),
+        (["generate", "jazz", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["generate", "jazz", "--out", "x.mp3"], "must end in .wav or .flac"),
+        (["generate", "jazz", "--out", "nowhere/x.wav"], "no folder nowhere"),
+        (["generate", "jazz", "--model", "nothing"], "no folder nothing and no bundled model"),
+        (["generate", "jazz", "--variant", "turbo"], "no variant 'turbo'"),
+        (["reproduce", "--preset", "huge"], "smoke, quick, cpu, gpu, a100_paper"),
+        (["reproduce", "no_such_notebook", "--preset", "smoke"], "no_such_notebook"),
+        (["reproduce", "--preset", "smoke", "--audio", "nowhere"], "nowhere"),
+        (["train-bundle", "--stages", "finishing"], "unknown stage 'finishing'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words, said, tmp_path):
+    done = presto(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_model_is_named(tmp_path):
+    model = tmp_path / "model"
+    bundled = find_snapshot("presto-small")
+    for part in ("codec", "text", "base"):
+        (model / part).mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            (model / part / file).write_bytes((bundled / part / file).read_bytes())
+    weights = model / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    done = presto("generate", "jazz", "--model", str(model), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cannot read the snapshot in" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_generate_writes_what_was_asked(tmp_path):
+    import soundfile
+
+    words = ["generate", "slow jazz trio", "--bpm", "90", "--seconds", "1.5", "--seed", "1"]
+    done = presto(*words, "--steps", "2", "--out", "a.wav", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    audio, rate = soundfile.read(tmp_path / "a.wav")
+    assert rate == 44_100 and len(audio) == round(1.5 * rate)
+    assert 1e-3 < abs(audio).max() <= 1
+    assert "real-time factor" in done.stdout
+
+    presto(*words, "--steps", "2", "--out", "b.wav", cwd=tmp_path)
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()

@@ -20,7 +20,7 @@ INSTRUMENTS: dict[str, tuple[int, int, int]] = {
     "celesta": (8, 60, 96),
     "vibraphone": (11, 53, 88),
     "marimba": (12, 48, 84),
-    "organ": (16, 57, 96),
+    "organ": (17, 45, 84),
     "accordion": (21, 53, 84),
     "harmonica": (22, 60, 84),
     "nylon guitar": (24, 45, 79),
@@ -84,7 +84,8 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Genre:
-    """How one genre is written. Tempo in bpm; `swing` delays every second step by that share of it.
+    """How one genre is written. Tempo in bpm; `swing` delays every second step by that share of it;
+    `drums` is their level in dB against the loudest part.
 
     `roles` map lead, chords, pad and bass to the instruments that may play them; an empty string
     lets the part be left out. `rhythms` are one-bar melody rhythms; `energy` orders moods.
@@ -103,6 +104,7 @@ class Genre:
     grooves: tuple[dict[str, str], ...] = ()
     beats: int = 4
     swing: float = 0.0
+    drums: float = -1.0
     reverb: float = 0.15
 
 
@@ -171,6 +173,7 @@ GENRES: dict[str, Genre] = {
                 "kick": "o..........o",
             },
         ),
+        drums=-8.0,
         reverb=0.2,
     ),
     "funk": Genre(

@@ -18,6 +18,7 @@ CHORDS = {"": (0, 4, 7), "m": (0, 3, 7), "7": (0, 4, 7, 10), "m7": (0, 3, 7, 10)
           "9": (0, 4, 7, 10, 14), "m9": (0, 3, 7, 10, 14), "sus": (0, 5, 7)}  # fmt: skip
 VELOCITY = {"X": 112, "x": 92, "o": 52}  # anything else that sounds: 92
 BODY = 8  # bars in a section
+METALS = ("hat", "open", "pedal", "ride", "shaker", "tambourine")  # quiet in any mix
 RESTS = ("lead", "pad", "drums", "bass")
 
 
@@ -204,7 +205,7 @@ class Composer:
             for name, pattern in groove.items():
                 for start, length, symbol in hits(pattern, self.genre.beats, self.genre.swing):
                     if start < stop and not (symbol == "o" and self.rng.random() < 0.2):
-                        loud = VELOCITY[symbol] - 20 * (name in ("hat", "shaker", "ride"))
+                        loud = VELOCITY[symbol] - 38 * (name in METALS)
                         notes.append(self.note(bar, start, length, DRUMS[name][0], loud))
             if fill:
                 steps = 3 if len(pattern) == 12 else 4
@@ -214,7 +215,7 @@ class Composer:
                     for i, name in enumerate(kit)
                 ]
             if bar % BODY == 0:
-                notes.append(self.note(bar, 0, 2, DRUMS["crash"][0], 84))
+                notes.append(self.note(bar, 0, 2, DRUMS["crash"][0], 64))
         return notes
 
     def arrange(self, parts: list[Part]) -> tuple[Part, ...]:
@@ -274,7 +275,7 @@ def compose(genre: str, rng: Random, *, seconds: float) -> Song:
     parts.append(Part(lead, "lead", c.melody(lead), -side * 0.25, level=-2.0))
     kit = rng.choice(style.kits) if style.kits else ""
     if kit:
-        parts.append(Part(kit, "drums", c.drums(), width=1.0, level=-0.5))
+        parts.append(Part(kit, "drums", c.drums(), width=1.0, level=style.drums))
     facts = Metadata(
         tempo=float(c.tempo),
         key=KEYS[c.tonic],

@@ -64,20 +64,17 @@ def play(notes: Sequence[Note], program: int, *, drums: bool, spb: float) -> np.
     return synthesizer().render(score, stereo=False)[0]
 
 
-def voices(part: Part, notes: list[Note]) -> list[tuple[float, list[Note]]]:
-    """Split a wide part into (pan, notes): a kit by its pieces, other instruments by register."""
-    if part.role == "drums":
-        where = {key: pan for key, pan in DRUMS.values()}
-    elif part.width:
-        low, high = min(n.pitch for n in notes), max(n.pitch for n in notes)
-        middle = (low + high) / 2
-        where = {
-            n.pitch: part.pan + part.width * (0.5 if n.pitch > middle else -0.5) for n in notes
-        }
-    else:
-        where = {n.pitch: part.pan for n in notes}
-    pans = sorted({where[n.pitch] for n in notes})
-    return [(pan, [n for n in notes if where[n.pitch] == pan]) for pan in pans]
+def voices(part: Part, notes: list[Note]) -> dict[tuple[float, int], list[Note]]:
+    """Group notes by (pan, gain in dB): a wide part is spread by register, a kit by its pieces."""
+    middle = (min(n.pitch for n in notes) + max(n.pitch for n in notes)) / 2
+    kit = dict(DRUMS.values())
+    groups: dict[tuple[float, int], list[Note]] = {}
+    for note in notes:
+        side = 0.5 if note.pitch > middle else -0.5
+        pan = kit[note.pitch] if part.role == "drums" else part.pan + part.width * side
+        gain = 3 * round(40 * np.log10(note.velocity / 127) / 3)  # the synthesizer ignores velocity
+        groups.setdefault((pan, gain), []).append(note)
+    return groups
 
 
 def sounding(part: Part, first: float, last: float) -> list[Note]:
@@ -110,11 +107,11 @@ def render(song: Song, *, seconds: float | None = None, start_bar: int = 0) -> F
         kit = part.role == "drums"
         program = KITS[part.instrument] if kit else INSTRUMENTS[part.instrument][0]
         bus = np.zeros_like(mix)
-        for pan, some in voices(part, notes):
+        for (pan, decibels), some in voices(part, notes).items():
             dry = play(some, program, drums=kit, spb=spb)[: mix.shape[1]]
-            angle = (pan + 1) * np.pi / 4  # constant power
-            bus[0, : len(dry)] += np.float32(np.cos(angle)) * dry
-            bus[1, : len(dry)] += np.float32(np.sin(angle)) * dry
+            gain, angle = 10 ** (decibels / 20), (pan + 1) * np.pi / 4  # constant power
+            bus[0, : len(dry)] += np.float32(gain * np.cos(angle)) * dry
+            bus[1, : len(dry)] += np.float32(gain * np.sin(angle)) * dry
         mix += bus * (10 ** (part.level / 20) / loudness(bus))
     audio = (mix + song.reverb * reverb(mix))[:, skip:]
     rms, peak = np.sqrt(np.square(audio).mean()), np.abs(audio).max()
@@ -138,7 +135,7 @@ def reverb(dry: np.ndarray) -> np.ndarray:
     return np.float32(2**0.5) * np.fft.irfft(spectrum, n)[:, : dry.shape[1]]
 
 
-VERSION = 2  # raise it when the same seed starts to sound different: caches notice
+VERSION = 3  # raise it when the same seed starts to sound different: caches notice
 
 
 class SyntheticCorpus(Corpus):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from presto_models.phase import frame_spectra, griffin_lim
+from presto_models.phase import frame_spectra, griffin_lim, initial_phase
 from presto_models.snapshot import Snapshot
 
 
@@ -86,7 +86,9 @@ class Autoencoder(Snapshot, nn.Module):
         hop = self.config.stft_hop
         iterations = self.config.iterations if iterations is None else iterations
         magnitude = self.spectrum(latent) * self.window.sum() / 2
-        audio = griffin_lim(magnitude, self.window, hop, iterations=iterations)
+        resolved = int(self.config.linear_hz / self.sample_rate * len(self.window))
+        start = initial_phase(magnitude, hop, resolved=resolved)
+        audio = griffin_lim(magnitude, self.window, hop, start=start, iterations=iterations)
         margin = (len(self.window) - hop) // 2
         return audio[:, margin:-margin]
 

@@ -27,6 +27,21 @@ def overlap_add(frames: Float[Tensor, "b n w"], hop: int) -> Float[Tensor, "b s"
     return signal.flatten(1)
 
 
+def initial_phase(
+    magnitude: Float[Tensor, "b n f"], hop: int, *, resolved: int
+) -> Complex[Tensor, "b n f"]:
+    """Unit phasors to start from: steady partials in the first `resolved` bins, then fixed noise.
+
+    Where magnitudes are too coarse to hold partials, a steady start would turn noise into clicks.
+    """
+    noise = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(0))
+    noise = torch.polar(torch.ones_like(noise), 2 * math.pi * noise).to(magnitude.device)
+    steady = propagated_phase(magnitude, hop)
+    return torch.cat(
+        [steady[..., :resolved], noise[:, resolved:].expand_as(steady[..., resolved:])], -1
+    )
+
+
 def propagated_phase(magnitude: Float[Tensor, "b n f"], hop: int) -> Complex[Tensor, "b n f"]:
     """Unit phasors of steady partials: every spectral peak turns at its own interpolated frequency.
 
@@ -58,12 +73,13 @@ def griffin_lim(
     window: Float[Tensor, " w"],
     hop: int,
     *,
+    start: Complex[Tensor, "b n f"],
     iterations: int,
     momentum: float = 0.99,
 ) -> Float[Tensor, "b s"]:
     """A signal of s = (n - 1) hop + w samples whose frame spectra come close to `magnitude`.
 
-    Fast Griffin-Lim (Perraudin et al., 2013) started from `propagated_phase`; deterministic.
+    Fast Griffin-Lim (Perraudin et al., 2013) from the unit phasors `start`.
     """
     count = magnitude.shape[1]
     weight = overlap_add((window**2).expand(1, count, -1), hop).clamp_min(1e-3)
@@ -71,7 +87,7 @@ def griffin_lim(
     def signal(spectrum: Tensor) -> Tensor:
         return overlap_add(torch.fft.irfft(spectrum) * window, hop) / weight
 
-    spectrum = magnitude * propagated_phase(magnitude, hop)
+    spectrum = magnitude * start
     previous = 0.0
     for _ in range(iterations):
         consistent = torch.view_as_real(frame_spectra(signal(spectrum), window, hop))

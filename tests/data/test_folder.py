@@ -1,0 +1,143 @@
+"""Folders of recordings: any readable file is served, everything else is named with its reason."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from presto_data import Metadata, folder_corpus, load_audio
+
+RATE = 44_100
+
+
+def tone(seconds, rate, channels=1, hertz=440.0):
+    wave = 0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+    return np.repeat(wave[:, None], channels, axis=1).astype(np.float32)
+
+
+def write(path, seconds=2.0, rate=RATE, channels=1, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(seconds, rate, channels), rate, **options)
+    return path
+
+
+def peak_hertz(audio):
+    power = torch.fft.rfft(audio[0] * torch.hann_window(audio.shape[1])).abs()
+    return power.argmax().item() * RATE / audio.shape[1]
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_056, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_rate_keeps_pitch_and_duration(tmp_path, rate, channels):
+    path = write(tmp_path / "a.wav", rate=rate, channels=channels)
+    audio = load_audio(path)
+    assert audio.shape[0] == channels and abs(audio.shape[1] - 2 * RATE) < 100
+    assert peak_hertz(audio) == pytest.approx(440, abs=0.6)
+    clip = folder_corpus(tmp_path, seconds=1.0)[1]
+    assert clip.audio.shape == (channels, RATE) and clip.audio.abs().max() > 0.25
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "A.WAV", "a.aiff"])
+def test_formats_and_odd_paths(tmp_path, name):
+    write(tmp_path / "sub folder 🎷" / name)
+    corpus = folder_corpus(tmp_path, seconds=1.0)
+    assert len(corpus) == 2 and corpus.problems == []
+    assert peak_hertz(corpus[0].audio) == pytest.approx(440, abs=1.5)
+    assert corpus[1].id == f"sub folder 🎷/{name}@1"
+
+
+def test_surround_becomes_stereo_and_keeps_its_centre(tmp_path):
+    samples = np.zeros((RATE, 6), np.float32)
+    samples[:, 2] = tone(1, RATE)[:, 0]  # the centre alone
+    soundfile.write(tmp_path / "five one.wav", samples, RATE)
+    audio = folder_corpus(tmp_path, seconds=1.0)[0].audio
+    assert audio.shape == (2, RATE) and torch.equal(audio[0], audio[1]) and audio.abs().max() > 0
+
+
+def test_consecutive_excerpts_cover_the_file_and_short_ones_repeat(tmp_path):
+    ramp = np.linspace(0.1, 0.9, 10 * 1000, dtype=np.float32)
+    soundfile.write(tmp_path / "ramp.wav", ramp, 1000, subtype="FLOAT")
+    clips = list(folder_corpus(tmp_path, seconds=4.0, sample_rate=1000))
+    assert [clip.id for clip in clips] == ["ramp.wav@0", "ramp.wav@4"]  # 10 / 4 rounds to 2
+    whole = torch.from_numpy(ramp)
+    assert torch.equal(clips[1].audio[0], whole[4000:8000])
+    assert [c.id for c in folder_corpus(tmp_path, seconds=6.0, sample_rate=1000)] == [
+        "ramp.wav@0",
+        "ramp.wav@4",  # the rest is more than half a clip: aligned to the end
+    ]
+    short = folder_corpus(tmp_path, seconds=25.0, sample_rate=1000)[0].audio[0]
+    assert torch.equal(short, whole.repeat(3)[:25_000])
+
+
+def test_bad_files_are_left_out_and_named(tmp_path):
+    write(tmp_path / "good.wav")
+    whole = write(tmp_path / "cut.flac", seconds=4).read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "zero bytes.wav").write_bytes(b"")
+    (tmp_path / "text.mp3").write_text("not audio at all")
+    (tmp_path / "phone.m4a").write_bytes(b"\0" * 100)
+    soundfile.write(tmp_path / "no samples.wav", np.zeros(0), RATE)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    broken = tone(1, RATE)
+    broken[100] = np.nan
+    soundfile.write(tmp_path / "nan.wav", broken, RATE, subtype="FLOAT")
+    (tmp_path / "notes.md").write_text("ignored")
+    with pytest.warns(UserWarning, match=r"7 files left out: .*silent\.wav: silent"):
+        corpus = folder_corpus(tmp_path, seconds=1.0)
+    assert {clip.id.split("@")[0] for clip in corpus} == {"good.wav"}
+    reasons = {path.name: reason for path, reason in corpus.problems}
+    assert set(reasons) == {
+        "cut.flac",
+        "zero bytes.wav",
+        "text.mp3",
+        "phone.m4a",
+        "no samples.wav",
+        "silent.wav",
+        "nan.wav",
+    }
+    assert "empty" in reasons["no samples.wav"] and "not finite" in reasons["nan.wav"]
+    assert all("\n" not in reason for reason in reasons.values())
+    with pytest.raises(ValueError, match=r"cut\.flac"):
+        folder_corpus(tmp_path, seconds=1.0, strict=True)
+
+
+def test_nothing_usable_is_an_error_in_one_line(tmp_path):
+    for folder, why in ((tmp_path / "missing", "no such folder"), (tmp_path, "no usable audio")):
+        with pytest.raises(ValueError, match=why) as error:
+            folder_corpus(folder)
+        assert str(folder) in str(error.value) and ".flac" in str(error.value)
+        assert "\n" not in str(error.value)
+    (tmp_path / "x.wav").write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match=r"1 left out\); x\.wav: unreadable"):
+        folder_corpus(tmp_path)
+    with pytest.raises(ValueError, match="seconds 0"):
+        folder_corpus(tmp_path, seconds=0)
+
+
+def test_captions_from_sidecars_and_names(tmp_path):
+    write(tmp_path / "442789__lena-orsa__happy_ragtime.wav")
+    write(tmp_path / "🎹.wav")
+    write(tmp_path / "b.wav")
+    (tmp_path / "b.txt").write_text(
+        "\ufeffhttps://example.org/a\n\nSlow Waltz at 90 bpm is licensed under CC BY. www.x.org\n"
+    )
+    write(tmp_path / "c.wav")
+    facts = {"caption": "a  slow jazz\ntrio", "tempo": 92, "key": "D", "instruments": ["piano"]}
+    (tmp_path / "c.json").write_text(json.dumps({**facts, "licence": "CC0", "mode": None}))
+    clips = {clip.id.split("@")[0]: clip for clip in folder_corpus(tmp_path, seconds=2.0)}
+    assert clips["442789__lena-orsa__happy_ragtime.wav"].caption == "lena orsa happy ragtime"
+    assert clips["🎹.wav"].caption == "🎹"
+    assert clips["b.wav"].caption == "Slow Waltz at 90 bpm"
+    assert clips["b.wav"].metadata == Metadata(tempo=90.0)
+    assert clips["c.wav"].caption == "a slow jazz trio"
+    assert clips["c.wav"].metadata == Metadata(tempo=92.0, key="D", instruments=("piano",))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"tempo": 90}', '{"caption": 3}', '{"caption": " "}'])
+def test_a_broken_sidecar_is_a_problem_not_a_guess(tmp_path, text):
+    write(tmp_path / "a.wav")
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json: (not a sidecar|no caption)"):
+        folder_corpus(tmp_path, strict=True)

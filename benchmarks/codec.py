@@ -170,7 +170,7 @@ def draw(codec: Autoencoder, clips: list[Tensor], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--codec", default="presto-small-codec", help="folder or bundled name")
+    parser.add_argument("--codec", default="presto-small/codec", help="folder or bundled name")
     parser.add_argument("--clips", type=int, default=48)
     parser.add_argument("--seed", type=int, default=1000, help="the codec was trained on seed 0")
     parser.add_argument("--audio", type=Path, help="also measure the recordings in this folder")

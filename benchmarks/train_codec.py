@@ -1,6 +1,6 @@
 """Train the bundled codec on the rendered corpus: less than half an hour on two CPU cores.
 
-python benchmarks/train_codec.py --clips 2400 --minutes 15 --out presto-small-codec
+python benchmarks/train_codec.py --clips 2400 --minutes 15 --out presto-small/codec
 """
 
 from __future__ import annotations

@@ -49,12 +49,12 @@ from presto_models.snapshot import write_atomic
 class BundlePreset:
     """What the bundled weights are trained on and for how long."""
 
-    clips: int = 3000
+    clips: int = 2400
     held_out: int = 512
     clip_seconds: float = 10.5
     seed: int = 0  # of the training songs; held-out songs have seed + 1000
     dit: DiTConfig = micro()
-    embedder: TrainConfig = TrainConfig(steps=1200, lr=1e-3, warmup=50, decay="cosine")
+    embedder: TrainConfig = TrainConfig(steps=900, lr=1e-3, warmup=50, decay="cosine")
     embedder_batch: int = 96
     base: TrainConfig = TrainConfig(steps=4500, lr=1e-3, warmup=200, decay="cosine")
     layers: TrainConfig = replace(SMALL_LAYERS, steps=600, ema_decay=0.99)

@@ -1,0 +1,131 @@
+"""The laboratory: runs are keyed by what they depend on, shared, and resumed after a kill."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from presto_distill import Batch, PrestoLConfig, PrestoSConfig, TrainConfig, Trainer
+from presto_distill.experiment import Lab, fit
+from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
+from presto_distill.objectives.denoising import Denoising
+from presto_distill.presets import PRESETS, preset, smoke
+from presto_models import (
+    Autoencoder,
+    DiTConfig,
+    PrestoDenoiser,
+    PrestoDenoiserConfig,
+    Sampling,
+    TextEncoder,
+    null_condition,
+)
+from presto_models.snapshot import find_snapshot
+
+TINY = PrestoDenoiserConfig(DiTConfig(width=32, depth=4, heads=2, text_attention=False))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model folder with a tiny random base and the bundled codec."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    embedder = ContrastiveEmbedder(ContrastiveConfig(width=32, depth=2))
+    Autoencoder.from_pretrained(find_snapshot("presto-small") / "codec").save_pretrained(
+        folder / "codec"
+    )
+    TextEncoder().save_pretrained(folder / "text")
+    embedder.save_pretrained(folder / "embedder")
+    PrestoDenoiser(TINY).save_pretrained(folder / "base")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("lab")
+    return Lab.open(replace(smoke(), clips=12, held_out=8), out=out, model=model)
+
+
+def test_every_preset_is_named_as_it_is_found():
+    assert [preset(name).name for name in PRESETS] == list(PRESETS)
+    with pytest.raises(ValueError, match="huge.*smoke, quick"):
+        preset("huge")
+
+
+def test_published_hyper_parameters_stand_in_the_paper_preset():
+    paper = preset("a100_paper")
+    assert (paper.steps.lr, paper.steps.steps, paper.batch) == (5e-7, 32_000, 80)
+    assert (paper.layers.lr, paper.layers.steps) == (8e-5, 60_000)
+    assert PrestoSConfig().critic_updates == 5
+    assert (PrestoSConfig().nu_1, PrestoSConfig().nu_2) == (0.01, 0.005)
+    assert (PrestoLConfig().nu, paper.guidance_scale) == (0.1, 4.5)
+
+
+def test_a_finished_run_is_loaded_and_another_configuration_is_another_run(lab):
+    first = lab.distill_steps()
+    again = lab.distill_steps()
+    other = lab.distill_steps(PrestoSConfig(critic_updates=1))
+    assert first.key == again.key != other.key
+    assert first.records == again.records and len(first.records) == lab.preset.steps.steps
+    for a, b in zip(first.denoiser.parameters(), again.denoiser.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert first.denoiser.config.few_step
+
+
+def test_layers_and_both_keep_the_schedule(lab):
+    layers = lab.distill_layers()
+    both = lab.distill_both()
+    assert layers.denoiser.config.schedule == both.denoiser.config.schedule
+    assert max(layers.denoiser.config.schedule.budgets) == 4
+    assert not layers.denoiser.config.few_step and both.denoiser.config.few_step
+    ase = lab.distill_layers(PrestoLConfig(nu=0), drop="tail")
+    assert ase.denoiser.config.dit.drop == "tail" and ase.key != layers.key
+
+
+def test_scores_carry_what_they_rest_on_and_are_repeatable(lab):
+    student = lab.distill_steps()
+    scores = lab.evaluate(student, Sampling(steps=2))
+    assert scores.generated_count == lab.preset.samples
+    assert scores.embedder == lab.embedder.name and scores.seed == lab.seed
+    fresh = lab.generate(student.denoiser, Sampling(steps=2))
+    assert torch.equal(lab._embed(fresh), lab._embed(lab.generate(student.denoiser, Sampling(2))))
+    assert lab.evaluate(student, Sampling(steps=2)) == scores
+
+
+def test_an_interrupted_fit_goes_on_from_its_checkpoint(tmp_path):
+    def stream(start):
+        k = start
+        while True:
+            yield Batch(torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(k)))
+            k += 1
+
+    def trainer():
+        torch.manual_seed(0)
+        return Trainer(Denoising(PrestoDenoiser(TINY), null_condition), TrainConfig(steps=4))
+
+    whole = trainer()
+    records = fit(whole, stream, tmp_path / "whole", label="whole")
+
+    class Killed(Exception):
+        pass
+
+    def dying(start):
+        for k, batch in enumerate(stream(start)):
+            if k == 2:
+                raise Killed
+            yield batch
+
+    with pytest.raises(Killed):
+        fit(trainer(), dying, tmp_path / "part", label="part", every=0)
+    resumed = trainer()
+    rest = fit(resumed, stream, tmp_path / "part", label="part")
+    assert [r["dsm"] for r in rest] == [r["dsm"] for r in records[2:]]
+    a, b = whole.averages["base"].state_dict(), resumed.averages["base"].state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_folder_of_recordings_that_is_too_small_says_so(model, tmp_path):
+    import soundfile
+
+    soundfile.write(tmp_path / "one.wav", torch.randn(44_100 * 4).clamp(-1, 1).numpy(), 44_100)
+    with pytest.raises(ValueError, match=r"1 excerpts of 3 s: at least 12"):
+        Lab.open(smoke(), out=tmp_path / "out", audio=tmp_path, model=model)

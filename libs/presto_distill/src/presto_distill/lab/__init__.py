@@ -1,0 +1,1 @@
+"""What notebooks share: typed parameters, studies, figures, results, the runner and the report."""

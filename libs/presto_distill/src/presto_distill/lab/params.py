@@ -1,0 +1,100 @@
+"""Parameters of a notebook: literals in its tagged cell, typed and checked in the second one.
+
+papermill only warns about a mistyped name; here it is an error that lists the valid ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from presto_distill.presets import preset as find_preset
+
+if TYPE_CHECKING:
+    from presto_distill.experiment import Lab
+
+
+@dataclass(frozen=True)
+class Params:
+    """What every notebook takes. The defaults are those of `presto reproduce`."""
+
+    preset: str = "quick"
+    seed: int = 0
+    out: str = "runs/quick"  # results and the cache of runs, shared by all notebooks
+    audio: str = ""  # a folder of one's own recordings; empty for the rendered corpus
+    model: str = "presto-small"  # a bundled model or a model folder
+
+    @classmethod
+    def parse(cls, **values: Any) -> Self:
+        """Check names and types; raises ValueError naming the parameter and what is allowed."""
+        allowed = {field.name: field.default for field in fields(cls)}
+        for name, value in values.items():
+            if name not in allowed:
+                raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(allowed)}")
+            values[name] = _like(allowed[name], value, name)
+        find_preset(values.get("preset", cls.preset))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Tour(Params):
+    """One clip of the corpus, what the codec makes of it, and one of the base model."""
+
+    clip: int = 0  # number of the held-out clip
+
+
+@dataclass(frozen=True)
+class CombinedAcceleration(Params):
+    """How base, L, S and LS are sampled and timed."""
+
+    steps: tuple[int, ...] = (1, 2, 4)  # of the few-step generators
+    seconds: float = 10.0  # of the clips that are timed and kept as examples
+    repeats: int = 3  # timings per point, of which the median counts
+    prompts: tuple[str, ...] = ("slow jazz with piano and upright bass",)
+
+
+@dataclass(frozen=True)
+class FakeScoreUpdates(Params):
+    """Critic updates per generator update to compare."""
+
+    critic_updates: tuple[int, ...] = (1, 3, 5, 7)
+
+
+@dataclass(frozen=True)
+class NuWeights(Params):
+    """Pairs (nu_1, nu_2) to compare."""
+
+    nu_pairs: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.01, 0.005), (0.1, 0.05))
+
+
+@dataclass(frozen=True)
+class LayerDistillation(Params):
+    """Self-teacher weights to compare, and the steps of the (equal) sampler that judges them."""
+
+    nus: tuple[float, ...] = (0.0, 0.1, 1.0)
+    heun_steps: int = 8
+
+
+def open_lab(params: Params) -> Lab:
+    """The laboratory of these parameters; runs and latents are kept in `params.out`."""
+    from presto_distill.experiment import Lab
+
+    return Lab.open(
+        find_preset(params.preset),
+        seed=params.seed,
+        out=Path(params.out),
+        audio=Path(params.audio) if params.audio else None,
+        model=params.model,
+    )
+
+
+def _like(default: Any, value: Any, name: str) -> Any:
+    """`value` with the type of `default`: lists become tuples, whole numbers floats."""
+    if isinstance(default, tuple) and isinstance(value, list | tuple) and value:
+        return tuple(_like(default[0], item, name) for item in value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(default) or isinstance(default, tuple):
+        raise ValueError(f"{name} must be like {default!r}, got {value!r}")
+    return value

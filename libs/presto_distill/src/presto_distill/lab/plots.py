@@ -1,0 +1,300 @@
+"""Figures from tidy tables: one theme, colours that colour-blind eyes tell apart, units on axes,
+names beside what they name. Every function returns a Figure and keeps no state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+import seaborn as sns
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from pandas import DataFrame
+from torch import Tensor
+
+INK, FAINT = "#2b2f36", "#8a919c"
+# Okabe and Ito's colours (2008): told apart by colour-blind eyes.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4d4d4d")
+OF_MODEL = {"base": "#4d4d4d", "Presto-L": "#E69F00", "Presto-S": "#0072B2", "Presto-LS": "#D55E00"}
+THEME = {
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.edgecolor": "#c9ced6",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": "#e7eaef",
+    "lines.linewidth": 1.8,
+}
+FRECHET = "Fréchet distance to held-out clips (lower is better)"
+
+
+def canvas(columns: int = 1, *, width: float = 7.0, height: float = 3.8, **options) -> tuple:
+    """An empty figure in the theme, and its axes (one, or a list of `columns`)."""
+    sns.set_theme(style="whitegrid", palette=COLOURS, rc=THEME)
+    fig = Figure(figsize=(width, height), layout="constrained")
+    axes = fig.subplots(1, columns, squeeze=False, **options)[0]
+    for ax in axes:
+        sns.despine(ax=ax)
+    return fig, (axes[0] if columns == 1 else list(axes))
+
+
+def colour_of(model: str, index: int = 0) -> str:
+    """A model's colour, the same in all figures; variants of an ablation go by position."""
+    return OF_MODEL.get(model, COLOURS[index % len(COLOURS)])
+
+
+def quality_by_steps(quality: DataFrame, bounds: DataFrame, *, reference: int) -> Figure:
+    """Fréchet distance against sampler steps, with the base model at `reference` steps and other
+    real clips as lines, and 95 % intervals.
+
+    `quality`: rows of `studies.quality`; `bounds`: those of `studies.bounds`.
+    """
+    fig, ax = canvas(height=4.2)
+    few_steps = quality["solver"] == "few-step"
+    few = quality[few_steps | ((quality["model"] == "base") & (quality["steps"] < reference))]
+    ends = []
+    for i, (model, rows) in enumerate(few.groupby("model", sort=False)):
+        rows, colour = rows.sort_values("steps"), colour_of(model, i)
+        _errorbars(ax, rows["steps"], rows, colour, line=True)
+        ends.append((rows["steps"].iloc[-1], rows["frechet_distance"].iloc[-1], model, colour))
+    base = quality[(quality["model"] == "base") & (quality["steps"] == reference)].iloc[0]
+    real = bounds[bounds["model"] == "real clips"].iloc[0]
+    _level(ax, base, f"base, {reference} Heun steps", OF_MODEL["base"], "--")
+    _level(ax, real, "other real clips", COLOURS[2], ":")
+    ax.set(xscale="log", yscale="log", xlabel="sampler steps", ylabel=FRECHET)
+    ax.xaxis.set_major_locator(NullLocator())
+    steps = sorted(few["steps"].unique())
+    ax.set_xticks(steps, [f"{step:g}" for step in steps])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(min(steps) * 0.6, max(steps) * 1.5)
+    _plain_log(ax)
+    _label_ends(ax, ends)
+    return fig
+
+
+def bars(table: DataFrame, *, lines: Sequence[DataFrame] = (), title: str = "") -> Figure:
+    """Fréchet distance per model as points with intervals (log scale); `lines` are references.
+
+    A model without a number (it diverged) gets the word instead.
+    """
+    fig, ax = canvas(height=1.2 + 0.48 * len(table))
+    for i, (_, row) in enumerate(table.iterrows()):
+        if pd.isna(row["frechet_distance"]):
+            ax.text(0.02, i, f"diverged: {row['diverged']}", transform=ax.get_yaxis_transform())
+            continue
+        colour = colour_of(row["model"], i)
+        _errorbars(ax, pd.Series([i]), row.to_frame().T, colour, sideways=True)
+        text, place = f"{row['frechet_distance']:.3g}", (row["frechet_distance_high"], i)
+        ax.annotate(text, place, (7, 0), textcoords="offset points", va="center")
+    for i, (_, row) in enumerate(pd.concat(lines).iterrows() if lines else ()):
+        colour = (OF_MODEL["base"], COLOURS[2], FAINT)[i % 3]
+        ax.axvline(row["frechet_distance"], color=colour, ls=("--", ":", "-.")[i % 3], lw=1.3)
+        place = (row["frechet_distance"], 1.0)
+        ax.annotate(
+            f" {row['model']}", place, xycoords=("data", "axes fraction"), color=colour,
+            va="bottom", ha="left", fontsize=9, rotation=20,
+        )  # fmt: skip
+    ax.set_yticks(range(len(table)), table["model"])
+    ax.set(ylim=(len(table) - 0.4, -0.6), xscale="log", xlabel=FRECHET)
+    if title:
+        ax.set_title(title, pad=34 if lines else 6)
+    _plain_log(ax, "x")
+    return fig
+
+
+def curves(records: DataFrame, *, terms: Iterable[str], smooth: int = 3) -> Figure:
+    """Training curves, one panel per term: each step faint, their running mean strong.
+
+    `records` has columns model, step, term, value. Only terms that occur are drawn.
+    """
+    terms = [term for term in terms if (records["term"] == term).any()] or ["nothing recorded"]
+    fig, axes = canvas(len(terms), width=min(10.5, 2.0 + 2.8 * len(terms)), height=3.0)
+    axes = axes if isinstance(axes, list) else [axes]
+    order, named = list(records["model"].unique()), {}
+    for ax, term in zip(axes, terms, strict=True):
+        for model, rows in records[records["term"] == term].groupby("model", sort=False):
+            colour = colour_of(model, order.index(model))
+            ax.plot(rows["step"], rows["value"], color=colour, alpha=0.25, lw=1)
+            mean = rows["value"].rolling(smooth, min_periods=1).mean()
+            marker = "o" if len(rows) < 4 else ""
+            (named[model],) = ax.plot(rows["step"], mean, color=colour, marker=marker)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.set(xlabel="updates", title=term)
+    axes[0].set_ylabel("weighted loss")
+    fig.legend(named.values(), named, frameon=False, fontsize=9, loc="outside right upper")
+    return fig
+
+
+def quality_against_latency(table: DataFrame) -> Figure:
+    """Fréchet distance against seconds of denoising; points bear their steps, lines their model.
+
+    `table` joins `studies.quality` and `studies.speed` on model and steps.
+    """
+    fig, ax = canvas(height=4.2)
+    for i, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        rows, colour = rows.sort_values("steps"), colour_of(model, i)
+        _errorbars(ax, rows["denoise"], rows, colour, line=True)
+        for row in rows.itertuples():
+            unit = "Heun steps" if row.solver == "Heun" else "step" if row.steps == 1 else "steps"
+            # The name once per line; of the other points only the steps.
+            last = row.steps == rows["steps"].max()
+            text = f"{model}, {row.steps:g} {unit}" if last else f"{row.steps:g}"
+            ax.annotate(
+                text, (row.denoise, row.frechet_distance), (6, 6), textcoords="offset points",
+                color=colour, fontsize=9, fontweight="bold" if last else "normal",
+            )  # fmt: skip
+    seconds = table["audio_seconds"].iloc[0]
+    label = f"seconds of denoising for a {seconds:g} s clip (batch 1; text and decoding not in it)"
+    ax.set(xscale="log", yscale="log", xlabel=label, ylabel=FRECHET)
+    low, high = table["denoise"].min(), table["denoise"].max()
+    ax.set_xlim(low / 1.4, high * (high / low) ** 0.3 * 1.2)
+    _plain_log(ax, "both")
+    return fig
+
+
+def stage_times(speed: DataFrame) -> Figure:
+    """Seconds of text, denoising and decoding stacked side by side, one bar per row of `speed`."""
+    fig, ax = canvas(height=1.3 + 0.42 * len(speed))
+    left = pd.Series(0.0, index=speed.index)
+    names = [f"{row.model}, {row.steps:g} steps" for row in speed.itertuples()]
+    stages = {"text": COLOURS[4], "denoise": COLOURS[0], "decode": COLOURS[2]}
+    for stage, colour in stages.items():
+        ax.barh(names, speed[stage], left=left, color=colour, label=stage, height=0.62)
+        left = left + speed[stage]
+    for i, row in enumerate(speed.itertuples()):
+        text = f"  {row.total:.2f} s = {row.real_time_factor:.3g} × real time"
+        ax.annotate(text, (row.total, i), va="center", fontsize=9)
+    ax.set_xlabel(f"seconds for a {speed['audio_seconds'].iloc[0]:g} s mono clip, batch 1")
+    ax.set_xlim(0, left.max() * 1.38)
+    ax.invert_yaxis()
+    ax.grid(visible=False, axis="y")
+    ax.legend(ncols=3, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), fontsize=9)
+    return fig
+
+
+def layer_probe(probe: DataFrame) -> Figure:
+    """Denoising loss relative to the full base model, and scale of the hidden state, per budget.
+
+    `probe`: rows of `studies.layer_probe`; the base model with all its blocks is the line at 1.
+    """
+    fig, (loss, scale) = canvas(2, width=9.5, height=3.8)
+    full = probe[probe["model"] == "base, all blocks"].set_index("sigma")["loss"]
+    rest = probe[probe["model"] != "base, all blocks"]
+    for i, (model, rows) in enumerate(rest.groupby("model", sort=False)):
+        x = [f"{sigma:.2g}\n{blocks}" for sigma, blocks in zip(rows["sigma"], rows["bin_budget"])]  # noqa: B905
+        relative = rows["loss"].to_numpy() / full.loc[rows["sigma"]].to_numpy()
+        for ax, values in ((loss, relative), (scale, rows["scale"].to_numpy())):
+            ax.plot(x, values, marker="o", ms=5, color=COLOURS[i % len(COLOURS)], label=model)
+    for ax, title in ((loss, "denoising loss / base"), (scale, "hidden state's scale / base")):
+        ax.axhline(1, color=INK, ls="--", lw=1)
+        ax.set(xlabel="noise level sigma, and blocks that run", ylabel=title, yscale="log")
+        _plain_log(ax)
+    loss.set_title("Denoising of held-out clips")
+    scale.set_title("What enters the output head")
+    scale.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def spectrograms(
+    clips: dict[str, Float[Tensor, " s"]], *, sample_rate: int, seconds: float = 4.0
+) -> Figure:
+    """Spectrograms side by side: seconds against frequency (log), 80 dB below the loudest."""
+    columns = len(clips)
+    fig, axes = canvas(columns, width=min(10.5, 3.4 * columns), height=3.2, sharey=True)
+    axes = axes if isinstance(axes, list) else [axes]
+    for ax, (name, audio) in zip(axes, clips.items(), strict=True):
+        levels, times, hertz = _log_spectrogram(audio[: round(seconds * sample_rate)], sample_rate)
+        mesh = ax.pcolormesh(
+            times, hertz, levels, cmap="magma", vmin=-80, vmax=0, rasterized=True, shading="nearest"
+        )
+        ax.set(yscale="log", xlabel="seconds")
+        ax.set_title(name)
+        ax.grid(visible=False)
+        ax.set_yticks([50, 100, 200, 500, 1000, 2000, 5000, 10000])
+        ax.yaxis.set_major_formatter(
+            FuncFormatter(lambda hz, _: f"{hz:g}" if hz < 1000 else f"{hz / 1000:g}k")
+        )
+        ax.yaxis.set_minor_locator(NullLocator())
+    axes[0].set_ylabel("frequency (Hz)")
+    fig.colorbar(mesh, ax=axes, label="dB below the loudest", pad=0.01)
+    return fig
+
+
+def _log_spectrogram(audio: Tensor, sample_rate: int, *, bands: int = 240) -> tuple:
+    """Levels in dB (bands, frames) on log-spaced frequencies, with times and frequencies."""
+    window, hop = 4096, 512
+    audio = audio.detach().cpu().float()
+    audio = torch.nn.functional.pad(audio, (0, max(0, window - len(audio))))
+    spectrum = torch.stft(
+        audio, window, hop, window=torch.hann_window(window), return_complex=True
+    ).abs()
+    hertz = torch.logspace(math.log10(40), math.log10(min(16_000, sample_rate / 2.01)), bands)
+    bins = hertz * window / sample_rate
+    below = bins.long()
+    share = (bins - below)[:, None]
+    magnitude = spectrum[below] * (1 - share) + spectrum[below + 1] * share
+    levels = 20 * torch.log10((magnitude / magnitude.max().clamp(min=1e-9)).clamp(min=1e-5))
+    times = torch.arange(spectrum.shape[1]) * hop / sample_rate
+    return levels.numpy(), times.numpy(), hertz.numpy()
+
+
+def _errorbars(
+    ax: Axes, where, rows: DataFrame, colour: str, *, line: bool = False, sideways: bool = False
+) -> None:
+    """Fréchet distances with their intervals at `where`."""
+    value = rows["frechet_distance"].astype(float)
+    low, high = rows["frechet_distance_low"].astype(float), rows["frechet_distance_high"]
+    error = [(value - low).clip(lower=0), (high.astype(float) - value).clip(lower=0)]
+    style = {
+        "color": colour,
+        "ecolor": (colour, 0.55),
+        "fmt": "o-" if line else "o",
+        "ms": 6,
+        "capsize": 3,
+        "elinewidth": 1,
+    }
+    if sideways:
+        ax.errorbar(value, where, xerr=error, **style)
+    else:
+        ax.errorbar(where, value, yerr=error, **style)
+
+
+def _level(ax: Axes, row, label: str, colour: str, style: str) -> None:
+    """A horizontal reference with its interval as a band and its name at the left."""
+    ax.axhline(row["frechet_distance"], color=colour, ls=style, lw=1.4)
+    ax.axhspan(
+        row["frechet_distance_low"], row["frechet_distance_high"], color=colour, alpha=0.08, lw=0
+    )
+    place = (0.01, row["frechet_distance"])
+    ax.annotate(
+        label, place, (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+        color=colour, fontsize=9,
+    )  # fmt: skip
+
+
+def _label_ends(ax: Axes, ends: list[tuple]) -> None:
+    """Names at the right ends of lines, pushed apart (in log space) where they would overlap."""
+    low, high = (math.log(limit) for limit in ax.get_ylim())
+    gap, last = (high - low) * 0.055, -math.inf
+    for x, y, model, colour in sorted(ends, key=lambda end: end[1]):
+        last = max(math.log(y), last + gap)
+        place = (x * 1.06, math.exp(last))
+        ax.annotate(model, place, color=colour, va="center", fontweight="bold", fontsize=9.5)
+
+
+def _plain_log(ax: Axes, axis: str = "y") -> None:
+    """Ticks of a log axis as plain numbers, at 1, 2 and 5 of each decade."""
+    for name in ("x", "y") if axis == "both" else (axis,):
+        one = ax.xaxis if name == "x" else ax.yaxis
+        one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        one.set_minor_formatter(NullFormatter())

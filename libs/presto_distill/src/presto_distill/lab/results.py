@@ -1,0 +1,192 @@
+"""What a notebook leaves behind: figures, tables, audio, verdicts and where they come from.
+
+Every file is written atomically into the folder of the run; the report is made from them alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from presto_distill.lab.params import Params
+from presto_models.snapshot import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from presto_distill.experiment import Lab
+
+DPI = 160  # of figures as png
+PACKAGES = ("presto-models", "presto-data", "presto-distill", "torch", "numpy", "seaborn")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one notebook in the folder `out`, which all notebooks of a run share."""
+
+    out: Path
+    notebook: str
+    started: float = field(default_factory=time.perf_counter)
+
+    def save_figure(self, fig: Figure, name: str, caption: str) -> Figure:
+        """Keep a figure as png and svg under figures/, with the sentence to print below it."""
+        for kind in ("png", "svg"):
+            path = self._path("figures", name, kind)
+            write_atomic(path, lambda to, kind=kind: fig.savefig(to, format=kind, dpi=DPI))
+        self._json("figures", name, {"notebook": self.notebook, "caption": caption})
+        return fig
+
+    def save_table(self, table: DataFrame, name: str) -> DataFrame:
+        """Keep a table as tables/NOTEBOOK-NAME.parquet."""
+        write_atomic(self._path("tables", name, "parquet"), lambda to: table.to_parquet(to))
+        return table
+
+    def save_audio(
+        self, audio: Float[Tensor, "*ch s"], name: str, *, sample_rate: int, row: str, column: str
+    ) -> Path:
+        """Keep a clip as 16-bit flac under audio/; the report puts it at (`row`, `column`)."""
+        import soundfile
+
+        path = self._path("audio", name, "flac")
+        samples = audio.detach().cpu().reshape(-1, audio.shape[-1]).T.numpy()
+        write_atomic(
+            path, lambda to: soundfile.write(to, samples, sample_rate, "PCM_16", format="FLAC")
+        )
+        facts = {"notebook": self.notebook, "row": row, "column": column, "time": time.time()}
+        self._json("audio", name, facts)
+        return path
+
+    def verdict(self, claim: str, held: bool | None, evidence: str) -> str:
+        """Say whether a claim held here (None: the numbers do not decide), and by which numbers."""
+        held = None if held is None else bool(held)  # tables give numpy's
+        facts = {
+            "notebook": self.notebook,
+            "claim": claim,
+            "held": held,
+            "evidence": evidence,
+            "time": time.time(),
+        }
+        self._json("verdicts", re.sub(r"\W+", "-", claim.lower()).strip("-")[:60], facts)
+        word = {True: "held here", False: "did not hold here", None: "not decided here"}[
+            facts["held"]
+        ]
+        return f"{word}: {claim} ({evidence})"
+
+    def save_provenance(self, params: Params, lab: Lab) -> dict[str, Any]:
+        """Keep what produced these results; call it last, so that time and memory are whole."""
+        facts = {
+            "notebook": self.notebook,
+            "params": asdict(params),
+            "preset": asdict(lab.preset),
+            "data": lab.source,
+            "training_clips": len(lab.train),
+            "held_out_clips": len(lab.held_out),
+            "embedder": lab.embedder.name,
+            "teacher_parameters": sum(p.numel() for p in lab.teacher.parameters()),
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "peak_memory_gb": peak_memory_gb(),
+            "hardware": hardware(),
+            "versions": versions(),
+            "commit": commit(),
+            "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        }
+        self._json("provenance", "run", facts)
+        return facts
+
+    def _path(self, kind: str, name: str, suffix: str) -> Path:
+        folder = self.out / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{self.notebook}-{name}.{suffix}"
+
+    def _json(self, kind: str, name: str, facts: dict[str, Any]) -> None:
+        write_json(self._path(kind, name, "json"), facts)
+
+
+def open_results(params: Params, notebook: str) -> Results:
+    """Where a notebook of these parameters leaves its results."""
+    return Results(Path(params.out), notebook)
+
+
+def write_json(path: Path, facts: Any) -> None:
+    """Write JSON atomically; numbers that are not finite become null, as JSON has none."""
+    text = json.dumps(_finite(facts), indent=1, allow_nan=False) + "\n"
+    write_atomic(path, lambda to: to.write_text(text))
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, cores this process may use, torch's threads, memory in GB, GPU if any."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": names[0].strip() if names else platform.processor() or platform.machine(),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "memory_gb": _guess(lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def commit() -> str | None:
+    """The checkout's commit, marked if files differ from it; None outside a checkout."""
+
+    def git(*words: str) -> str:
+        folder = Path(__file__).parent
+        done = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    return _guess(
+        lambda: (
+            git("rev-parse", "--short", "HEAD")
+            + (" with local changes" if git("status", "--porcelain", "-uno") else "")
+        )
+    )
+
+
+def peak_memory_gb() -> float | None:
+    """The most memory this process ever held, in GB; None where the system does not say."""
+
+    def peak() -> float:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
+
+    return _guess(peak)
+
+
+def _guess(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except (OSError, ValueError, ImportError, subprocess.SubprocessError):
+        return None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value

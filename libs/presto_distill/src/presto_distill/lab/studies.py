@@ -1,0 +1,229 @@
+"""The measurements notebooks are made of; each returns a tidy table for figures and report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import mean
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from pandas import DataFrame, Series
+from torch import Tensor
+
+from presto_data import Clip, folder_corpus, synthetic_corpus
+from presto_distill import losses
+from presto_distill.experiment import Lab, Run
+from presto_distill.lab.params import Params
+from presto_distill.metrics.music import chroma, chroma_correlation
+from presto_distill.trainer import Diverged
+from presto_models import LogNormal, Pipeline, PrestoDenoiser, Sampling, presto_schedule
+from presto_models.edm import add_noise
+
+BASE, REAL, GAUSSIAN = "base", "real clips", "Gaussian"
+
+
+class Entry(NamedTuple):
+    """A model to measure and how to sample it; run None is the base model."""
+
+    model: str
+    run: Run | None
+    sampling: Sampling
+
+
+def denoiser_of(lab: Lab, run: Run | None) -> PrestoDenoiser:
+    """The network of a run, or the base model's."""
+    return run.denoiser if run else lab.teacher
+
+
+def pipeline_of(lab: Lab, run: Run | None) -> Pipeline:
+    """From prompt to sound with the network of a run, or with the base model."""
+    denoiser = denoiser_of(lab, run)
+    return Pipeline(denoiser, lab.codec, lab.text, few_step=denoiser.config.few_step)
+
+
+def network_calls(denoiser: PrestoDenoiser, steps: int) -> int:
+    """Evaluations of the network per clip: one a step, or two a Heun step (one in the last) and
+    twice that for guidance."""
+    return steps if denoiser.config.few_step else 2 * (2 * steps - 1)
+
+
+def example_clip(lab: Lab, params: Params, number: int) -> Clip:
+    """Held-out music to look at: a rendered clip, or an excerpt of the given recordings."""
+    if params.audio:
+        corpus = folder_corpus(params.audio, seconds=lab.preset.clip_seconds)
+        return corpus[number % len(corpus)]
+    seconds = lab.preset.clip_seconds
+    return synthetic_corpus(number + 1, seed=lab.seed + 1000, seconds=seconds)[number]
+
+
+def roundtrip(lab: Lab, clip: Clip) -> tuple[Float[Tensor, " s"], float]:
+    """What the codec makes of a clip's mono mid, and the chroma correlation of the two."""
+    audio = clip.mono().audio
+    with torch.inference_mode():
+        decoded = lab.codec.decode(lab.codec.encode(audio.to(lab.device))).cpu()
+    decoded = decoded[0, : audio.shape[1]]
+    return decoded, chroma_correlation(chroma(audio[0]), chroma(decoded))
+
+
+def explorable(lab: Lab, runs: dict[str, Run | None]) -> dict[str, Pipeline]:
+    """Pipelines by name, for `widgets.explore`."""
+    return {name: pipeline_of(lab, run) for name, run in runs.items()}
+
+
+def training_curves(runs: dict[str, Run]) -> DataFrame:
+    """The records of runs as columns model, step, term, value."""
+    rows = [
+        {"model": name, "step": record["step"], "term": term, "value": value}
+        for name, run in runs.items()
+        for record in run.records
+        for term, value in record.items()
+        if term not in ("step", "seconds")
+    ]
+    return DataFrame(rows, columns=["model", "step", "term", "value"])
+
+
+# ---------------------------------------------------------------------- quality and speed
+
+
+def quality(lab: Lab, entries: list[Entry]) -> DataFrame:
+    """All metrics of each entry: one row each, with intervals and the facts to compare them."""
+    rows = []
+    for model, run, sampling in entries:
+        denoiser = denoiser_of(lab, run)
+        few, steps = denoiser.config.few_step, sampling.steps
+        calls = network_calls(denoiser, steps)
+        how = {"solver": "few-step" if few else "Heun", "steps": steps, "calls": calls}
+        facts = {"model": model, **how, "rho": sampling.rho}
+        rows.append({**facts, **lab.evaluate(run, sampling).as_dict()})
+    return DataFrame(rows)
+
+
+def bounds(lab: Lab) -> DataFrame:
+    """Between what any model lies: other real clips below, per-channel Gaussian noise above."""
+    real, noise = lab.real().as_dict(), lab.gaussian().as_dict()
+    return DataFrame([{"model": REAL, **real}, {"model": GAUSSIAN, **noise}])
+
+
+def latency(
+    lab: Lab, entries: list[Entry], *, prompt: str, seconds: float, repeats: int
+) -> DataFrame:
+    """Median wall-clock of text, denoising and decoding of one mono clip, batch 1, per entry.
+
+    Rounds visit every entry in turn, so a slow spell of the machine falls on all alike.
+    """
+    pipelines = [pipeline_of(lab, entry.run) for entry in entries]
+    laps = []
+    for number in range(repeats):
+        for entry, pipeline in zip(entries, pipelines, strict=True):
+            made = pipeline(prompt, seconds=seconds, seed=number, sampling=entry.sampling)
+            facts = {"model": entry.model, "steps": entry.sampling.steps, "audio_seconds": seconds}
+            laps += [
+                {**facts, "stage": stage, "seconds": value}
+                for stage, value in made.stage_seconds.items()
+            ]
+    keys = ["model", "steps", "audio_seconds", "stage"]
+    return DataFrame(laps).groupby(keys, sort=False)["seconds"].median().reset_index()
+
+
+def speed(stages: DataFrame) -> DataFrame:
+    """Seconds per stage side by side, their total, and the real-time factor (higher is faster)."""
+    keys = ["model", "steps", "audio_seconds"]
+    table = stages.pivot_table(index=keys, columns="stage", values="seconds", sort=False)
+    table["total"] = table[["text", "denoise", "decode"]].sum(axis=1)
+    table = table.reset_index().rename_axis(columns=None)
+    table["real_time_factor"] = table["audio_seconds"] / table["total"]
+    return table
+
+
+# ---------------------------------------------------------------------- ablations
+
+
+def ablate(
+    lab: Lab, variants: dict[str, Callable[[], Run]], sampling: Sampling
+) -> tuple[DataFrame, dict[str, Run]]:
+    """Train and measure each variant: its quality, one row each, and the runs that finished.
+
+    A variant whose losses stop being finite is a result, not an error: its row says when.
+    """
+    rows, runs = [], {}
+    for name, train in variants.items():
+        try:
+            runs[name] = train()
+        except Diverged as error:
+            rows.append({"model": name, "diverged": str(error)})
+            continue
+        row = pick(quality(lab, [Entry(name, runs[name], sampling)]), name).to_dict()
+        rows.append({**row, "diverged": divergence(runs[name].records)})
+    # A first variant that diverged must not hide the columns of the others.
+    columns = max(rows, key=len).keys()
+    return DataFrame(rows, columns=columns), runs
+
+
+def divergence(records: list[dict[str, float]], term: str = "dsm", factor: float = 3.0) -> str:
+    """What is wrong with a training curve: its last quarter `factor` times its first. [D]"""
+    values = [record[term] for record in records if term in record]
+    quarter = len(values) // 4
+    if quarter and mean(values[-quarter:]) > factor * mean(values[:quarter]):
+        return f"{term} grew from {mean(values[:quarter]):.3g} to {mean(values[-quarter:]):.3g}"
+    return ""
+
+
+def pick(table: DataFrame, model: str, steps: int | None = None) -> Series:
+    """The row of a model, at so many steps if given."""
+    rows = table[table["model"] == model]
+    return (rows if steps is None else rows[rows["steps"] == steps]).iloc[0]
+
+
+def below(a: Series, b: Series, metric: str = "frechet_distance") -> bool | None:
+    """Whether row `a` has the lower metric; None where the 95 % intervals overlap.
+
+    A diverged model (no number) is worse than any other, and level with its like.
+    """
+    lost = pd.isna(a[metric]), pd.isna(b[metric])
+    if any(lost):
+        return None if all(lost) else lost[1]
+    if a[f"{metric}_high"] < b[f"{metric}_low"]:
+        return True
+    return False if a[f"{metric}_low"] > b[f"{metric}_high"] else None
+
+
+def state(row: Series, metric: str = "frechet_distance") -> str:
+    """A number with its interval, for the evidence of a verdict."""
+    if pd.isna(row[metric]):
+        return "diverged"
+    return f"{row[metric]:.3g} [{row[f'{metric}_low']:.3g}, {row[f'{metric}_high']:.3g}]"
+
+
+@torch.inference_mode()
+def layer_probe(lab: Lab, runs: dict[str, Run | None], *, clips: int = 64) -> DataFrame:
+    """Held-out denoising loss, and the scale of the hidden state entering the head, per budget.
+
+    One noise level in the middle of each bin of the schedule; every model meets the same noise.
+    Scale is relative to the base model at full depth. A run of None is the base model with blocks
+    dropped and no training.
+    """
+    n = min(clips, len(lab.held_out), lab.preset.samples)
+    x = lab.held_out.latents[:n, :, : lab.preset.frames].to(lab.device)
+    cond = type(lab.prompts)(*(leaf[:n] for leaf in lab.prompts))
+    depth, schedule = lab.teacher.depth, presto_schedule(lab.teacher.depth)
+    bins = len(schedule.budgets)
+    middles = LogNormal().quantile((torch.arange(bins, dtype=torch.float64) + 0.5) / bins)
+    rows = []
+    for middle in middles.tolist():
+        sigma = torch.full((n,), middle, device=lab.device)
+        rng = torch.Generator(lab.device).manual_seed(lab.seed)
+        noised = add_noise(x, sigma, rng)
+        budget = int(schedule(sigma)[0])
+        D_full, full = lab.teacher(noised, sigma, cond, budget=depth, tap=-1)
+        seen = {f"{BASE}, all blocks": (D_full, full, depth)}
+        for name, run in runs.items():
+            D_x, hidden = denoiser_of(lab, run)(noised, sigma, cond, budget=budget, tap=-1)
+            seen[name] = (D_x, hidden, budget)
+        for name, (D_x, hidden, blocks) in seen.items():
+            loss = losses.denoising(D_x, x, sigma).mean().item()
+            scale = (hidden.square().mean() / full.square().mean()).sqrt().item()
+            facts = {"model": name, "sigma": middle, "bin_budget": budget, "blocks": blocks}
+            rows.append({**facts, "loss": loss, "scale": scale})
+    return DataFrame(rows)

@@ -38,7 +38,8 @@ def caption(facts: Metadata, rng: Random) -> str:
     some = some if rng.random() < 0.85 else []
     genre = facts.genre or "music"
     piece = rng.choice(("piece", "track", "tune", "groove" if "drum" in str(names) else "piece"))
-    if len(names) in ENSEMBLES and genre in CHAMBER and rng.random() < 0.5:
+    style = rng.randrange(8)
+    if len(names) in ENSEMBLES and genre in CHAMBER and rng.random() < 0.5 and style != 7:
         piece = ENSEMBLES[len(names)]
     word = tempo_word(facts.tempo) if facts.tempo else ""
     bpm = f"{facts.tempo:g} bpm" if facts.tempo else ""
@@ -49,7 +50,6 @@ def caption(facts: Metadata, rng: Random) -> str:
     def phrase(*words: str) -> str:
         return " ".join(w for w in words if w)
 
-    style = rng.randrange(8)
     if style == 0:  # fast techno, synth bass
         return ", ".join([phrase(word, genre, piece if not some else ""), *some[:2]])
     if style == 1:  # dark house, A minor, 124 bpm, synth bass, piano

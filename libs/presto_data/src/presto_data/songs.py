@@ -66,9 +66,9 @@ def chord(numeral: str, tonic: int, scale: tuple[int, ...]) -> list[int]:
     return [(root + interval) % 12 for interval in CHORDS[minor + suffix]]
 
 
-def place(pitch_class: int, low: float) -> int:
+def place(pitch_class: int, low: int) -> int:
     """Return the lowest pitch of this class at or above `low`."""
-    return int(low) + (pitch_class - int(low)) % 12
+    return low + (pitch_class - low) % 12
 
 
 def hits(pattern: str, beats: int, swing: float = 0.0) -> list[tuple[float, float, str]]:

@@ -171,7 +171,9 @@ def test_adam_moves_by_the_players_own_learning_rate():
 def test_averages_move_on_their_own_players_turns_only():
     objective = TwoPlayers()
     objective.turns = objective.turns[:1]
-    trainer, _ = train(objective, 1, lr=0.5)
+    trainer = Trainer(objective, TrainConfig(steps=1, lr=0.5))
+    nn.init.constant_(objective.players["leader"].weight, 3.0)  # an update would be seen
+    list(trainer.run(numbers))
     assert trainer.averages["leader"].weight.item() == 0.0
     assert trainer.averages["leader"].calls.item() == 0
     average = trainer.averages["follower"]

@@ -252,7 +252,8 @@ class Lab:
             student.load_state_dict(trainer.averages[player].state_dict())
             student.save_pretrained(folder)
             write_atomic(log, lambda path: path.write_text(json.dumps(records)))
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            for leftover in folder.glob("checkpoint.*"):
+                leftover.unlink()
         denoiser = PrestoDenoiser.from_pretrained(folder, device=self.device)
         return Run(denoiser, json.loads(log.read_text()), key)
 
@@ -346,10 +347,14 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train to the end with a progress bar, checkpointing to `path` every so many seconds.
 
-    Resumes from `path` if it is there. Returns one flat record per step of this call's part.
+    Resumes from `path` if it is there. Returns one flat record per step, those before a kill
+    included; they are also kept, a line each, in a .jsonl beside the checkpoint.
     """
     checkpoint.resume_or_start(trainer, path)
-    records, since = [], 0.0
+    log = path.with_suffix(".jsonl")
+    done = log.read_text().splitlines()[: trainer.step] if trainer.step else []
+    records = [json.loads(line) for line in done]
+    since = 0.0
     bar = tqdm(
         trainer.run(stream),
         label,
@@ -358,12 +363,17 @@ def fit(
         mininterval=1 if sys.stderr.isatty() else 30,
         ascii=True,
     )
-    for record in bar:
-        records.append({"step": record.step, "seconds": record.seconds, **record.losses})
-        since += record.seconds
-        if since > every:
-            checkpoint.save(trainer, path)
-            since = 0.0
+    with log.open("w") as file:
+        file.writelines(line + "\n" for line in done)
+        for step, losses, norms, seconds in bar:
+            grads = {f"grad_norm_{player}": norm for player, norm in norms.items()}
+            records.append({"step": step, "seconds": seconds, **losses, **grads})
+            file.write(json.dumps(records[-1]) + "\n")
+            since += seconds
+            if since > every:
+                file.flush()
+                checkpoint.save(trainer, path)
+                since = 0.0
     return records
 
 

@@ -1,24 +1,32 @@
 """What is wrong with a command's input is said in one line, with exit code 2, and nothing is
 written."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from presto_distill import cli
 from presto_models.snapshot import find_snapshot
 
 
-def presto(*words: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", "from presto_distill.cli import main; main()", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-    )
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def presto(tmp_path, monkeypatch, capsys):
+    """Run the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr("sys.argv", ["presto", *words])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return Done(stop.value.code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -44,15 +52,15 @@ def presto(*words: str, cwd: Path) -> subprocess.CompletedProcess:
         (["train-bundle", "--stages", "finishing"], "unknown stage 'finishing'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(words, said, tmp_path):
-    done = presto(*words, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_bad_input_is_one_line_and_exit_code_2(words, said, presto, tmp_path):
+    done = presto(*words)
+    assert done.code == 2, done.err
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_model_is_named(tmp_path):
+def test_a_damaged_model_is_named(presto, tmp_path):
     model = tmp_path / "model"
     bundled = find_snapshot("presto-small")
     for part in ("codec", "text", "base"):
@@ -61,22 +69,22 @@ def test_a_damaged_model_is_named(tmp_path):
             (model / part / file).write_bytes((bundled / part / file).read_bytes())
     weights = model / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    done = presto("generate", "jazz", "--model", str(model), cwd=tmp_path)
-    assert done.returncode == 2
-    assert "cannot read the snapshot in" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    done = presto("generate", "jazz", "--model", str(model))
+    assert done.code == 2
+    assert "cannot read the snapshot in" in done.err
+    assert len(done.err.strip().splitlines()) == 1
 
 
-def test_generate_writes_what_was_asked(tmp_path):
+def test_generate_writes_what_was_asked(presto, tmp_path):
     import soundfile
 
     words = ["generate", "slow jazz trio", "--bpm", "90", "--seconds", "1.5", "--seed", "1"]
-    done = presto(*words, "--steps", "2", "--out", "a.wav", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = presto(*words, "--steps", "2", "--out", "a.wav")
+    assert done.code == 0, done.err
     audio, rate = soundfile.read(tmp_path / "a.wav")
     assert rate == 44_100 and len(audio) == round(1.5 * rate)
     assert 1e-3 < abs(audio).max() <= 1
-    assert "real-time factor" in done.stdout
+    assert "real-time factor" in done.out
 
-    presto(*words, "--steps", "2", "--out", "b.wav", cwd=tmp_path)
+    presto(*words, "--steps", "2", "--out", "b.wav")
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()

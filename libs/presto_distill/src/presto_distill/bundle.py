@@ -54,8 +54,8 @@ class BundlePreset:
     clip_seconds: float = 10.5
     seed: int = 0  # of the training songs; held-out songs have seed + 1000
     dit: DiTConfig = micro()
-    embedder: TrainConfig = TrainConfig(steps=900, lr=1e-3, warmup=50, decay="cosine")
-    embedder_batch: int = 96
+    embedder: TrainConfig = TrainConfig(steps=400, lr=1e-3, warmup=50, decay="cosine")
+    embedder_batch: int = 64
     base: TrainConfig = TrainConfig(steps=4500, lr=1e-3, warmup=200, decay="cosine")
     layers: TrainConfig = replace(SMALL_LAYERS, steps=600, ema_decay=0.99)
     steps: TrainConfig = replace(SMALL_STEPS, steps=250, ema_decay=0.97)

@@ -133,7 +133,7 @@ class _TextLayer(nn.Module):
 
 def split_words(caption: str) -> list[str]:
     """Lower-case words and numbers; "D#" and "F♯" keep their sharp."""
-    return re.findall(r"[a-z0-9]+#?", caption.lower().replace("♯", "#"))
+    return re.findall(r"[^\W_]+#?", caption.lower().replace("♯", "#"))
 
 
 def pool(text: Float[Tensor, "b k w"], mask: Bool[Tensor, "b k"]) -> Float[Tensor, "b w"]:

@@ -62,14 +62,14 @@ def presto_schedule(
 ) -> LayerSchedule:
     """Presto-L's schedule scaled to `depth`: `dropped` of 24 blocks per equal-probability bin of
     the training noise, cleanest first. Our default; not stated in the paper."""
-    return quantile_schedule(tuple(depth - round(n * depth / 24) for n in dropped), law)
+    return quantile_schedule(tuple(max(1, depth - round(n * depth / 24)) for n in dropped), law)
 
 
 def ase_schedule(depth: int, law: SigmaLaw = LogNormal()) -> LayerSchedule:
     """ASE's public schedule scaled to `depth`: 28, 28, 24, 24, 20, 20, 16, 16, 12, 12 of 28 blocks
     per tenth of the process, clean to noisy. Tenths of the training noise law are our reading."""
     kept = (28, 28, 24, 24, 20, 20, 16, 16, 12, 12)
-    return quantile_schedule(tuple(round(n * depth / 28) for n in kept), law)
+    return quantile_schedule(tuple(max(1, round(n * depth / 28)) for n in kept), law)
 
 
 class ScheduledDenoiser(nn.Module):

@@ -58,6 +58,8 @@ def cfg_pp(D: Denoiser, scale: float, null: Null) -> Callable:
 
     def both(x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         D_null = D(x, sigma, null(cond))
+        if scale == 0:
+            return D_null, D_null
         return D_null + scale * (D(x, sigma, cond) - D_null), D_null
 
     return both

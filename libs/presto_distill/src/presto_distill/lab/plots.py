@@ -89,7 +89,10 @@ def bars(table: DataFrame, *, lines: Sequence[DataFrame] = (), title: str = "") 
     fig, ax = canvas(height=1.2 + 0.48 * len(table))
     for i, (_, row) in enumerate(table.iterrows()):
         if pd.isna(row["frechet_distance"]):
-            ax.text(0.02, i, f"diverged: {row['diverged']}", transform=ax.get_yaxis_transform())
+            ax.text(
+                0.02, i, f"diverged: {row['diverged']}", transform=ax.get_yaxis_transform(),
+                va="center", bbox={"color": "white", "pad": 1},
+            )  # fmt: skip
             continue
         colour = colour_of(row["model"], i)
         _errorbars(ax, pd.Series([i]), row.to_frame().T, colour, sideways=True)

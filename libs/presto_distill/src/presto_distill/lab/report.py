@@ -182,7 +182,7 @@ def _table(tables: dict[str, DataFrame], facts: dict[str, Any]) -> str:
     ]
     shown = [name for name in COLUMNS if name in rows and rows[name].notna().any()]
     cells = []
-    for _, row in rows.sort_values("place", kind="stable").iterrows():
+    for _, row in rows.sort_values(["place", "steps"]).iterrows():
         times, how, calls = _times(speed, row), "", ""
         if pd.notna(row["steps"]):
             how = f"{row['steps']:g}{' Heun' if row['solver'] == 'Heun' else ''}"
@@ -198,7 +198,7 @@ def _table(tables: dict[str, DataFrame], facts: dict[str, Any]) -> str:
         f"Embedder: {escape(str(base['embedder']))}. {base['generated_count']} generated clips of "
         f"{facts.get('preset', {}).get('frames', '?')} latent frames against "
         f"{base['reference_count']} held-out ones, seed {base['seed']}; below each number its 95 % "
-        f"interval from {base['bootstrap']} bootstraps. Calls: evaluations of the network per clip.",
+        f"interval from {base['bootstrap']} bootstraps. Calls: network evaluations per clip.",
         "Distances depend on sample counts: real clips at the same count show what no model can be "
         "asked to beat. Presto-S and Presto-LS need no guidance; the base model and Presto-L use "
         "CFG++ with w = 0.8.",

@@ -1,0 +1,143 @@
+"""Notebooks: what every one of them must look like, and all of them run at the smallest preset."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from presto_distill.lab import params, runner
+from presto_distill.lab.report import write_report
+from presto_distill.lab.runner import NOTEBOOKS, find_notebooks, parameter_names, run_notebooks
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+TYPES = {
+    "00_tour": params.Tour,
+    "combined_acceleration": params.CombinedAcceleration,
+    "fake_score_updates": params.FakeScoreUpdates,
+    "nu_weights": params.NuWeights,
+    "layer_distillation": params.LayerDistillation,
+}
+# Less of everything that the smoke preset leaves to the notebooks themselves.
+SMALL = {
+    "steps": [1, 4],
+    "seconds": 1.0,
+    "repeats": 1,
+    "prompts": ["slow jazz with piano"],
+    "critic_updates": [3, 5],
+    "nu_pairs": [[0.0, 0.0], [0.01, 0.005]],
+    "nus": [0.0, 0.1],
+    "heun_steps": 2,
+}
+
+
+def code_cells(name: str) -> list[dict]:
+    cells = json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_the_list_of_notebooks_is_the_folder():
+    assert find_notebooks() == FOLDER
+    assert sorted(NOTEBOOKS) == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_form(name):
+    """At most 15 code cells, no outputs, one cell of literal parameters first, a verdict last."""
+    notebook = json.loads((FOLDER / f"{name}.ipynb").read_text())
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    cells = code_cells(name)
+    assert 3 <= len(cells) <= 15
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    assert ["parameters" in cell["metadata"].get("tags", []) for cell in cells].index(True) == 0
+    assert ".verdict(" in "".join(cells[-1]["source"])
+
+    body = ast.parse("".join(cells[0]["source"])).body
+    values = {line.targets[0].id: ast.literal_eval(line.value) for line in body}
+    assert TYPES[name].parse(**values) == TYPES[name].parse(
+        **{key: value for key, value in values.items() if key != "preset"}
+    )
+    assert list(values) == parameter_names(FOLDER / f"{name}.ipynb")
+
+
+def test_the_widgets_that_hang_papermill_are_nowhere():
+    library = (Path(params.__file__).parent).glob("*.py")
+    sources = [path.read_text() for path in library]
+    sources += ["".join(cell["source"]) for name in NOTEBOOKS for cell in code_cells(name)]
+    pattern = r"\b(interact|interact_manual|interactive_output|Output)\("
+    assert not [found for text in sources for found in re.findall(pattern, text)]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The bundled model where there is one, else untrained weights in the same folders."""
+    from presto_models import (
+        Autoencoder,
+        AutoencoderConfig,
+        DiTConfig,
+        PrestoDenoiser,
+        PrestoDenoiserConfig,
+        SnapshotError,
+    )
+    from presto_models.snapshot import find_snapshot
+
+    parts = ("codec", "text", "embedder", "base")
+    try:
+        bundled = find_snapshot("presto-small")
+        if all((bundled / part / "config.json").exists() for part in parts):
+            return bundled
+    except SnapshotError:
+        pass
+    from presto_distill.metrics.contrastive import ContrastiveEmbedder
+
+    folder, embedder = tmp_path_factory.mktemp("model"), ContrastiveEmbedder()
+    dit = DiTConfig(width=32, depth=4, heads=2, text_attention=False)
+    Autoencoder(AutoencoderConfig(width=32, depth=1)).save_pretrained(folder / "codec")
+    embedder.save_pretrained(folder / "embedder")
+    embedder.text.save_pretrained(folder / "text")
+    PrestoDenoiser(PrestoDenoiserConfig(dit)).save_pretrained(folder / "base")
+    return folder
+
+
+def test_all_run_at_the_smallest_preset(model, tmp_path, monkeypatch):
+    """Every notebook reaches its end headless and leaves a verdict, figures, and its origin."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two threads on shared cores wait for each other
+    failures = run_notebooks(
+        preset="smoke", out=tmp_path, model=model, parameters=SMALL, progress=False
+    )
+    assert [str(failure) for failure in failures] == []
+    for name in NOTEBOOKS:
+        assert (tmp_path / "notebooks" / f"{name}.ipynb").exists()
+        for kind, suffix in (("verdicts", "json"), ("figures", "svg"), ("provenance", "json")):
+            assert list((tmp_path / kind).glob(f"{name}-*.{suffix}")), (name, kind)
+    page = write_report(tmp_path).read_text()
+    assert page.count("<audio") == 3 + 4
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+
+
+def test_unknown_names_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match="unknown notebook 'tour': choose from 00_tour"):
+        run_notebooks(["tour"], preset="smoke", out=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"unknown parameter 'heun_step': .*heun_steps"):
+        run_notebooks(preset="smoke", out=tmp_path / "b", parameters={"heun_step": 3})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_failure_does_not_stop_the_next(tmp_path, monkeypatch):
+    """A failure is one line that says where; the other notebook still runs."""
+    import nbformat
+
+    sources = {"a": ["seed = 0", "1 / 0  # fails\n"], "b": ["seed = 0", "assert seed == 3"]}
+    for name, cells in sources.items():
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+        notebook.cells[0].metadata["tags"] = ["parameters"]
+        notebook.metadata["kernelspec"] = {"name": "python3", "language": "python"}
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(runner, "find_notebooks", lambda: tmp_path)
+
+    (failure,) = run_notebooks(preset="smoke", seed=3, out=tmp_path / "out", progress=False)
+    assert str(failure).startswith("notebook a failed, code cell ")
+    assert str(failure).endswith(": ZeroDivisionError: division by zero")
+    log = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert [entry["error"] for entry in log] == [str(failure), None]

@@ -47,7 +47,7 @@ def lab(model, tmp_path_factory):
 
 def test_every_preset_is_named_as_it_is_found():
     assert [preset(name).name for name in PRESETS] == list(PRESETS)
-    with pytest.raises(ValueError, match="huge.*smoke, quick"):
+    with pytest.raises(ValueError, match=r"huge.*smoke, quick"):
         preset("huge")
 
 

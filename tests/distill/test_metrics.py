@@ -8,6 +8,9 @@ import jaxtyping
 import pytest
 import torch
 from prdc import compute_prdc
+from torchaudio.functional import frechet_distance as torchaudio_frechet_distance
+from torchmetrics.image.kid import poly_mmd
+
 from presto_distill.metrics import LatentStatistics, evaluate
 from presto_distill.metrics.clap_score import clap_score, retrieval_accuracy
 from presto_distill.metrics.embed import channel_statistics
@@ -16,8 +19,6 @@ from presto_distill.metrics.latency import real_time_factor, stage_times
 from presto_distill.metrics.mmd import gaussian, median_bandwidth, mmd, weighted_mmd
 from presto_distill.metrics.music import chroma, chroma_correlation, key, tempo, tempo_matches
 from presto_distill.metrics.prdc import neighbourhoods, prdc
-from torchaudio.functional import frechet_distance as torchaudio_frechet_distance
-from torchmetrics.image.kid import poly_mmd
 
 RATE = 44100
 

@@ -56,9 +56,9 @@ class BundlePreset:
     dit: DiTConfig = micro()
     embedder: TrainConfig = TrainConfig(steps=400, lr=1e-3, warmup=50, decay="cosine")
     embedder_batch: int = 64
-    base: TrainConfig = TrainConfig(steps=4500, lr=1e-3, warmup=200, decay="cosine")
-    layers: TrainConfig = replace(SMALL_LAYERS, steps=600, ema_decay=0.99)
-    steps: TrainConfig = replace(SMALL_STEPS, steps=250, ema_decay=0.97)
+    base: TrainConfig = TrainConfig(steps=3600, lr=1e-3, warmup=200, decay="cosine")
+    layers: TrainConfig = replace(SMALL_LAYERS, steps=400, ema_decay=0.99)
+    steps: TrainConfig = replace(SMALL_STEPS, steps=120, ema_decay=0.97)
     frames_and_batch: tuple[tuple[int, int], ...] = ((64, 24), (64, 24), (64, 24), (216, 8))
     workers: int = 2  # processes that render
 

@@ -108,7 +108,7 @@ def test_all_run_at_the_smallest_preset(model, tmp_path, monkeypatch):
     )
     assert [str(failure) for failure in failures] == []
     for name in NOTEBOOKS:
-        assert (tmp_path / "notebooks" / f"{name}.ipynb").exists()
+        assert '"image/png"' in (tmp_path / "notebooks" / f"{name}.ipynb").read_text()
         for kind, suffix in (("verdicts", "json"), ("figures", "svg"), ("provenance", "json")):
             assert list((tmp_path / kind).glob(f"{name}-*.{suffix}")), (name, kind)
     page = write_report(tmp_path).read_text()

@@ -26,6 +26,7 @@ from presto_distill.lab.params import Params
 from presto_models.snapshot import write_atomic
 
 if TYPE_CHECKING:
+    from IPython.display import Image
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
@@ -43,13 +44,18 @@ class Results:
     notebook: str
     started: float = field(default_factory=time.perf_counter)
 
-    def save_figure(self, fig: Figure, name: str, caption: str) -> Figure:
-        """Keep a figure as png and svg under figures/, with the sentence to print below it."""
+    def save_figure(self, fig: Figure, name: str, caption: str) -> Image:
+        """Keep a figure as png and svg under figures/, with the sentence to print below it.
+
+        Returns the picture for the notebook to show, at the size the report shows it.
+        """
+        from IPython.display import Image
+
         for kind in ("png", "svg"):
             path = self._path("figures", name, kind)
             write_atomic(path, lambda to, kind=kind: fig.savefig(to, format=kind, dpi=DPI))
         self._json("figures", name, {"notebook": self.notebook, "caption": caption})
-        return fig
+        return Image(str(self._path("figures", name, "png")), width=int(100 * fig.get_figwidth()))
 
     def save_table(self, table: DataFrame, name: str) -> DataFrame:
         """Keep a table as tables/NOTEBOOK-NAME.parquet."""

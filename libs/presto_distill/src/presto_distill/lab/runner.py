@@ -151,16 +151,18 @@ def _execute(
 
 @contextlib.contextmanager
 def _headless() -> Iterator[None]:
-    """Kernels started in here know that nobody watches."""
-    before = os.environ.get("PRESTO_HEADLESS")
-    os.environ["PRESTO_HEADLESS"] = "1"
+    """Kernels started in here know that nobody watches, and draw progress bars sparingly."""
+    ours = {"PRESTO_HEADLESS": "1", "TQDM_MININTERVAL": "1" if sys.stderr.isatty() else "15"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PRESTO_HEADLESS"]
-        else:
-            os.environ["PRESTO_HEADLESS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -46,6 +46,8 @@ NOT_REPRODUCED = (
     "embedder, compare models on this page only, and must never stand beside the paper's",
     "listening scores",
     "mono to stereo: clips are mono",
+    "the paper's claims about noise laws (continuous against discrete) and about the form of the "
+    "discriminator: no notebook tests them yet",
     "comparisons with other published systems",
 )
 

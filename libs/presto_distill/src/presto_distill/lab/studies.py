@@ -53,7 +53,7 @@ def example_clip(lab: Lab, params: Params, number: int) -> Clip:
     """Held-out music to look at: a rendered clip, or an excerpt of the given recordings."""
     if params.audio:
         corpus = folder_corpus(params.audio, seconds=lab.preset.clip_seconds)
-        return corpus[number % len(corpus)]
+        return corpus[5 * number % len(corpus)]  # the lab holds out every fifth
     seconds = lab.preset.clip_seconds
     return synthetic_corpus(number + 1, seed=lab.seed + 1000, seconds=seconds)[number]
 

@@ -57,7 +57,7 @@ def test_published_hyper_parameters_stand_in_the_paper_preset():
     assert (paper.layers.lr, paper.layers.steps) == (8e-5, 60_000)
     assert PrestoSConfig().critic_updates == 5
     assert (PrestoSConfig().nu_1, PrestoSConfig().nu_2) == (0.01, 0.005)
-    assert (PrestoLConfig().nu, paper.guidance_scale) == (0.1, 4.5)
+    assert (PrestoLConfig().nu, PrestoSConfig().guidance_scale) == (0.1, 4.5)
 
 
 def test_a_finished_run_is_loaded_and_another_configuration_is_another_run(lab):

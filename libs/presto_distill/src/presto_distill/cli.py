@@ -23,23 +23,30 @@ def reproduce(
     Args:
         notebooks: Names of notebooks to run; all of them by default.
         preset: smoke, quick, cpu, gpu or a100_paper.
-        seed: Of data, training and sampling.
+        seed: Of data, training and sampling; a preset of several seeds counts on from it.
         audio: A folder of your own recordings instead of the rendered corpus.
         out: Folder for results; default runs/PRESET. What it already holds is not redone.
         model: A bundled model or a model folder to distill.
     """
+    from presto_distill.experiment import Lab
     from presto_distill.lab.report import write_report
-    from presto_distill.lab.runner import run_notebooks
+    from presto_distill.lab.runner import choose_notebooks, run_notebooks
     from presto_distill.presets import preset as find_preset
 
-    find_preset(preset)
+    size = find_preset(preset)
+    choose_notebooks(notebooks)
     out = out or Path("runs") / (preset if audio is None else f"{preset}-{audio.name}")
-    failures = run_notebooks(
-        list(notebooks), preset=preset, seed=seed, out=out, audio=audio, model=model
-    )
-    print(f"\nreport: {write_report(out).resolve()}")
+    failures, reports = [], []
+    for number in size.seeds:
+        folder = out if len(size.seeds) == 1 else out / f"seed-{seed + number}"
+        settings = {"seed": seed + number, "out": folder, "audio": audio, "model": model}
+        Lab.open(size, **settings)  # makes the data before the first notebook, or says what fails
+        failures += run_notebooks(list(notebooks), preset=preset, **settings)
+        reports.append(write_report(folder).resolve())
     for failure in failures:
         print(f"presto: {failure}", file=sys.stderr)
+    for report in reports:
+        print(f"report: {report}")
     return 1 if failures else 0
 
 

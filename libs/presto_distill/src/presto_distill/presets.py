@@ -23,7 +23,6 @@ class Preset:
     ablation_steps: int  # generator updates of each Presto-S ablation
     ablation_layers: int  # steps of each Presto-L ablation
     seeds: tuple[int, ...] = (0,)
-    guidance_scale: float = 4.5  # of the teacher inside distillation (published)
 
 
 # Distillation of the small bundled model in minutes. Our defaults: the published learning rates

@@ -45,6 +45,15 @@ def find_notebooks() -> Path:
     raise ValueError("no folder notebooks/ with 00_tour.ipynb: run this in a checkout of presto")
 
 
+def choose_notebooks(names: Sequence[str] = ()) -> list[str]:
+    """The notebooks of those names in running order, all without any; ValueError lists them."""
+    held = sorted((path.stem for path in find_notebooks().glob("*.ipynb")), key=_order)
+    for name in names:
+        if name not in held:
+            raise ValueError(f"unknown notebook {name!r}: choose from {', '.join(held)}")
+    return [name for name in held if name in (names or held)]
+
+
 def run_notebooks(
     names: Sequence[str] = (),
     *,
@@ -62,11 +71,7 @@ def run_notebooks(
     `out`/notebooks. Raises ValueError for an unknown notebook or parameter before anything runs.
     """
     folder, out = find_notebooks(), Path(out).resolve()
-    held = sorted((path.stem for path in folder.glob("*.ipynb")), key=_order)
-    for name in names:
-        if name not in held:
-            raise ValueError(f"unknown notebook {name!r}: choose from {', '.join(held)}")
-    chosen = [name for name in held if name in (names or held)]
+    chosen = choose_notebooks(names)
     given = {
         "preset": preset,
         "seed": seed,

@@ -1,0 +1,80 @@
+"""The recipe of the bundled weights, once through with almost no steps, and what is bundled."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from presto_distill import Batch
+from presto_distill.bundle import mixed_lengths, smallest, train_bundle
+from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
+from presto_distill.objectives.autoencoding import Autoencoding
+from presto_distill.objectives.contrastive import Contrastive
+from presto_models import Autoencoder, DiTConfig, Pipeline, PrestoDenoiser
+from presto_models.pipeline import VARIANTS
+from presto_models.snapshot import find_snapshot
+
+TINY = replace(
+    smallest(), dit=DiTConfig(width=32, depth=4, heads=2, text_attention=False), clips=16
+)
+
+
+def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_path):
+    shutil.copytree(find_snapshot("presto-small") / "codec", tmp_path / "codec")
+    train_bundle(TINY, tmp_path)
+    for name in ("text", "embedder", *VARIANTS):
+        card = json.loads((tmp_path / name / "card.json").read_text())
+        assert card["data"]["clips"] == 16 and card["loss_curve"] and card["metrics"]
+    for variant in VARIANTS:
+        pipeline = Pipeline.from_pretrained(tmp_path, variant=variant)
+        assert pipeline.few_step == (variant in ("steps", "layers_steps"))
+        made = pipeline("jazz --bpm 90", seconds=0.5)
+        assert made.audios.shape == (1, 1, 22_050) and made.audios.isfinite().all()
+
+
+def test_the_stream_of_mixed_lengths_resumes_anywhere(tmp_path):
+    from presto_data import LatentSet, Metadata
+    from presto_models import TextEncoder
+
+    data = LatentSet(torch.randn(10, 4, 64), [f"clip {i}" for i in range(10)], [Metadata()] * 10)
+    preset = replace(TINY, frames_and_batch=((16, 3), (32, 2), (16, 3)))
+    stream = mixed_lengths(data, TextEncoder(), preset)
+    first = [batch for batch, _ in zip(stream(0), range(9), strict=False)]
+    for start in range(9):
+        assert torch.equal(next(stream(start)).x, first[start].x)
+
+
+def test_matching_pairs_are_what_the_contrastive_loss_rewards():
+    embedder = ContrastiveEmbedder(ContrastiveConfig(width=32, depth=1, dim=2))
+    east, west = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0])
+    place = {"east": east, "west": west}
+    embedder.embed = lambda x: torch.stack([east, west])
+    embedder.embed_text = lambda captions: torch.stack([place[caption] for caption in captions])
+    loss = Contrastive(embedder).loss
+    batch, rng = torch.zeros(2, 64, 16), torch.Generator()
+    right = loss(Batch(batch, ["east", "west"]), rng)["contrastive"]
+    wrong = loss(Batch(batch, ["west", "east"]), rng)["contrastive"]
+    scale = embedder.log_temperature.exp()
+    assert right.item() == pytest.approx(torch.log1p((-2 * scale).exp()).item(), abs=1e-6)
+    assert (wrong - right).item() == pytest.approx(2 * scale.item(), rel=1e-5)
+
+
+def test_the_autoencoding_loss_is_finite_and_reaches_every_weight():
+    codec = Autoencoder()
+    terms = Autoencoding(codec).loss(Batch(torch.randn(1, 16_384) * 0.1), torch.Generator())
+    sum(terms.values()).backward()
+    assert all(term.isfinite() for term in terms.values())
+    for name, weight in codec.named_parameters():
+        assert weight.grad is not None and weight.grad.isfinite().all(), name
+
+
+def test_the_bundled_weights_are_small_and_load():
+    folder = find_snapshot("presto-small")
+    files = list(folder.rglob("*.safetensors"))
+    assert sum(file.stat().st_size for file in files) <= 40e6
+    for variant in [name for name in VARIANTS if (folder / name).is_dir()]:
+        denoiser = PrestoDenoiser.from_pretrained(folder / variant)
+        assert denoiser.depth >= 16  # deep enough for layer ablations
+        assert json.loads((folder / variant / "card.json").read_text())["loss_curve"]

@@ -1,6 +1,6 @@
 """The bundled 44.1 kHz codec: 64 latent channels at 21.5 Hz that describe log magnitudes.
 
-[D] The paper's codec is a convolutional VAE on waveforms; this one is a small spectral VAE, made to
+Ours, not the paper's: that is a convolutional VAE on waveforms, this a small spectral VAE, made to
 train in minutes on a CPU. Phase is no part of the latent: the decoder ends in Griffin-Lim.
 """
 
@@ -20,7 +20,7 @@ from presto_models.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Spectrogram, frequency bands and network of the codec. All [D]."""
+    """Spectrogram, frequency bands and network of the codec: our defaults."""
 
     sample_rate: int = 44100  # Hz
     window_length: int = 4096  # samples; long enough to keep low harmonics apart

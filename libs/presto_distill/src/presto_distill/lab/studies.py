@@ -162,7 +162,7 @@ def ablate(
 
 
 def divergence(records: list[dict[str, float]], term: str = "dsm", factor: float = 3.0) -> str:
-    """What is wrong with a training curve: its last quarter `factor` times its first. [D]"""
+    """What is wrong with a training curve: its last quarter `factor` times its first (our rule)."""
     values = [record[term] for record in records if term in record]
     quarter = len(values) // 4
     if quarter and mean(values[-quarter:]) > factor * mean(values[:quarter]):

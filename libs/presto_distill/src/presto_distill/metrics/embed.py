@@ -33,7 +33,7 @@ class LatentStatistics:
     """A second opinion with nothing learned by gradient: moments and smoothness of each channel.
 
     Being unlearned it cannot share a blind spot with a trained embedder; being blind to melody,
-    harmony and prompt it cannot replace one. Make it with `fit`. [D]
+    harmony and prompt it cannot replace one. Make it with `fit`.
     """
 
     centre: Float[Tensor, " f"]

@@ -1,6 +1,6 @@
 """Unbiased squared maximum mean discrepancy between two sets of embeddings (Gretton 2012).
 
-The default kernel is the cubic polynomial of KID [D].
+The default kernel is the cubic polynomial of KID, our default.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Tempo, chroma and key of mono audio: whether music moves and sounds as it was asked to.
 
-Small estimators for comparing models, not for transcription; their constants are our defaults [D].
+Small estimators for comparing models, not for transcription; their constants are our defaults.
 """
 
 import math

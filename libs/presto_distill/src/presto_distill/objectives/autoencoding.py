@@ -1,4 +1,4 @@
-"""Codec training: log magnitudes through a small variational bottleneck and back. All [D]."""
+"""Codec training: log magnitudes through a small variational bottleneck and back: our own recipe."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Codec training: log magnitudes through a small variational bottleneck and back: our own recipe."""
+"""Codec training, by our own recipe: log magnitudes through a small variational bottleneck."""
 
 import math
 from dataclasses import dataclass

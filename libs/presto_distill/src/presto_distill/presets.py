@@ -27,8 +27,8 @@ class Preset:
 
 # Distillation of the small bundled model in minutes. Our defaults: the published learning rates
 # (5e-7 for steps, 8e-5 for layers) belong to tens of thousands of iterations.
-SMALL_STEPS = TrainConfig(steps=60, lr=1e-4, betas=(0.0, 0.99), ema_decay=0.9)
-SMALL_LAYERS = TrainConfig(steps=120, lr=3e-4, ema_decay=0.95)
+SMALL_STEPS = TrainConfig(steps=50, lr=1e-4, betas=(0.0, 0.99), ema_decay=0.9)
+SMALL_LAYERS = TrainConfig(steps=100, lr=3e-4, ema_decay=0.95)
 
 
 def smoke() -> Preset:
@@ -53,7 +53,7 @@ def quick() -> Preset:
     """The default: under 15 minutes on two cores."""
     return Preset(
         name="quick",
-        clips=768,
+        clips=512,
         held_out=256,
         clip_seconds=4.0,
         frames=64,
@@ -62,8 +62,8 @@ def quick() -> Preset:
         base_steps=24,
         steps=SMALL_STEPS,
         layers=SMALL_LAYERS,
-        ablation_steps=12,
-        ablation_layers=30,
+        ablation_steps=10,
+        ablation_layers=24,
     )
 
 

@@ -97,12 +97,22 @@ def test_softplus_values():
 
 def test_self_teacher_teaches_the_dropped_pass_only():
     dropped, full = (x.requires_grad_() for x in tensors(2))
-    loss = losses.self_teacher(dropped, full)
+    loss = losses.self_teacher(dropped, full, normalise=False)
     torch.testing.assert_close(loss, (dropped - full).pow(2).mean((1, 2)))
     loss.sum().backward()
     torch.testing.assert_close(dropped.grad, 2 * (dropped - full).detach() / 10)
     assert full.grad is None
     assert not losses.self_teacher(full, full).any()
+
+
+def test_self_teacher_compares_states_as_the_head_sees_them():
+    dropped, full = tensors(2)
+    loss = losses.self_teacher(dropped, full)
+    torch.testing.assert_close(
+        losses.self_teacher(3 * dropped + 1, 7 * full - 2), loss, rtol=1e-3, atol=1e-5
+    )
+    opposite = torch.tensor([[[1.0, -1.0]]])
+    assert losses.self_teacher(opposite, -opposite).item() == pytest.approx(4, rel=1e-4)
 
 
 @pytest.mark.parametrize(("frames", "scores"), [(64, 4), (100, 6), (16, 1)])

@@ -68,10 +68,15 @@ def softplus_generator(fake: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
 
 
 def self_teacher(
-    dropped: Float[Tensor, "b n d"], full: Float[Tensor, "b n d"]
+    dropped: Float[Tensor, "b n d"], full: Float[Tensor, "b n d"], *, normalise: bool = True
 ) -> Float[Tensor, " b"]:
     """Squared distance of the dropped pass's hidden state to the full pass's, under stop-gradient.
 
-    The loss is published; that it compares the states entering the output head is our default.
+    The loss is published; that it compares the states entering the output head is our default. So
+    is `normalise`, which compares them as the head's layer norm sees them: with raw states both
+    passes can grow without bound, one after the other, because the head ignores their scale.
     """
-    return (dropped.float() - full.detach().float()).square().flatten(1).mean(1)
+    dropped, full = dropped.float(), full.detach().float()
+    if normalise:
+        dropped, full = (F.layer_norm(state, state.shape[-1:]) for state in (dropped, full))
+    return (dropped - full).square().flatten(1).mean(1)

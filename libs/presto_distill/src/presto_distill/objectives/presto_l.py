@@ -19,11 +19,13 @@ from presto_models.layer_schedule import LayerSchedule
 class PrestoLConfig:
     """Published: nu = 0.1, last block always kept, budget conditioning, condition dropout 10 %.
 
-    Which blocks are kept and whether the budget is embedded are options of the network itself.
+    `normalise_state` is our default, not stated in the paper. Which blocks are kept and whether the
+    budget is embedded are options of the network itself.
     """
 
     p_train: SigmaLaw = LogNormal()
     nu: float = 0.1  # weight of the self-teacher term; 0 leaves it out
+    normalise_state: bool = True  # compare hidden states as the output head's layer norm sees them
     condition_dropout: float = 0.1
     sigma_data: float = SIGMA_DATA
 
@@ -63,6 +65,6 @@ class PrestoL:
             rest = tree_map_only(Tensor, lambda leaf: leaf[short], (noised, sigma, cond))
             with torch.no_grad():
                 full = self.student.features(*rest, tap=self.depth - 1)
-            distance = losses.self_teacher(dropped[short], full).sum() / len(x)
-            terms["self_teacher"] = cfg.nu * distance
+            distance = losses.self_teacher(dropped[short], full, normalise=cfg.normalise_state)
+            terms["self_teacher"] = cfg.nu * distance.sum() / len(x)
         return terms

@@ -58,12 +58,13 @@ def test_published_hyper_parameters_stand_in_the_paper_preset():
     assert PrestoSConfig().critic_updates == 5
     assert (PrestoSConfig().nu_1, PrestoSConfig().nu_2) == (0.01, 0.005)
     assert (PrestoLConfig().nu, PrestoSConfig().guidance_scale) == (0.1, 4.5)
+    assert paper.guidance_scale == 4.5
 
 
 def test_a_finished_run_is_loaded_and_another_configuration_is_another_run(lab):
     first = lab.distill_steps()
     again = lab.distill_steps()
-    other = lab.distill_steps(PrestoSConfig(critic_updates=1))
+    other = lab.distill_steps(replace(lab.steps_config, critic_updates=1))
     assert first.key == again.key != other.key
     assert first.records == again.records and len(first.records) == lab.preset.steps.steps
     for a, b in zip(first.denoiser.parameters(), again.denoiser.parameters(), strict=True):

@@ -157,14 +157,20 @@ class Lab:
 
     # ------------------------------------------------------------------ distillation
 
+    @property
+    def steps_config(self) -> PrestoSConfig:
+        """Presto-S as published, but for the preset's guidance of the teacher."""
+        return PrestoSConfig(guidance_scale=self.preset.guidance_scale)
+
     def distill_steps(
         self,
-        cfg: PrestoSConfig = PrestoSConfig(),
+        cfg: PrestoSConfig | None = None,
         *,
         steps: int | None = None,
         train: TrainConfig | None = None,
     ) -> Run:
-        """Presto-S of the teacher."""
+        """Presto-S of the teacher; `cfg` is `steps_config` if not given."""
+        cfg = cfg or self.steps_config
         train = self._schedule(train or self.preset.steps, steps)
         return self._run(
             "presto-s",
@@ -205,13 +211,14 @@ class Lab:
 
     def distill_both(
         self,
-        cfg: PrestoSConfig = PrestoSConfig(),
+        cfg: PrestoSConfig | None = None,
         *,
         layers: Run | None = None,
         steps: int | None = None,
         train: TrainConfig | None = None,
     ) -> Run:
         """Presto-LS: Presto-S whose generator starts from a Presto-L student."""
+        cfg = cfg or self.steps_config
         layers = layers or self.distill_layers()
         return self._run(
             "presto-ls",

@@ -61,13 +61,14 @@ class Output(NamedTuple):
 class Pipeline:
     """Prompt -> condition -> latent -> audio, from interchangeable parts.
 
-    `text_encoder(captions) -> (tokens, mask)`; `denoiser` is any denoiser; `autoencoder` decodes.
+    `text_encoder(captions) -> (tokens, mask)`; `denoiser` is any denoiser; `autoencoder` decodes
+    (None where `denoise` alone is wanted).
     """
 
     def __init__(
         self,
         denoiser: nn.Module,
-        autoencoder: Autoencoder,
+        autoencoder: Autoencoder | None,
         text_encoder: nn.Module,
         *,
         few_step: bool,

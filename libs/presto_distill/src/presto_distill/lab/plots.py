@@ -199,8 +199,7 @@ def layer_probe(probe: DataFrame) -> Figure:
             ax.plot(x, values, marker="o", ms=5, color=COLOURS[i % len(COLOURS)], label=model)
     for ax, title in ((loss, "denoising loss / base"), (scale, "hidden state's scale / base")):
         ax.axhline(1, color=INK, ls="--", lw=1)
-        ax.set(xlabel="noise level sigma, and blocks that run", ylabel=title, yscale="log")
-        _plain_log(ax)
+        ax.set(xlabel="noise level sigma, and blocks that run", ylabel=title)
     loss.set_title("Denoising of held-out clips")
     scale.set_title("What enters the output head")
     scale.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))

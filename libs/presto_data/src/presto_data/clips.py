@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -42,16 +43,16 @@ class Corpus(Sequence[Clip]):
     Subclasses say how many there are, how clip `index` is made and what names their content.
     """
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
-    def make(self, index: int) -> Clip:
-        raise NotImplementedError
+    @abstractmethod
+    def make(self, index: int) -> Clip: ...
 
     @property
+    @abstractmethod
     def key(self) -> dict:
         """What the clips depend on, as JSON: equal keys, equal clips. Caches compare it."""
-        raise NotImplementedError
 
     def __getitem__(self, index: int) -> Clip:
         if not -len(self) <= index < len(self):

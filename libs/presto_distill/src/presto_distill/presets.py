@@ -23,9 +23,8 @@ class Preset:
     ablation_steps: int  # generator updates of each Presto-S ablation
     ablation_layers: int  # steps of each Presto-L ablation
     seeds: tuple[int, ...] = (0,)
-    # Of the teacher inside distillation. Published: 4.5. In trials with the bundled model, whose
-    # unguided samples are close to real ones already, few-step samples were best without guidance
-    # (Fréchet distance at 4 steps after some 50 updates: 0.19 at 1, 0.22 at 1.5, 0.46 at 4.5).
+    # Of the teacher inside distillation. Published: 4.5. Ours for the bundled model: single trials
+    # during development put few-step samples closest to real clips without guidance.
     guidance_scale: float = 1.0
 
 
@@ -72,7 +71,7 @@ def quick() -> Preset:
 
 
 def cpu() -> Preset:
-    """Under 90 minutes on two cores, three seeds."""
+    """Three seeds; meant for 90 minutes on two cores. Sized by estimate; not yet run."""
     return replace(
         quick(),
         name="cpu",
@@ -107,8 +106,11 @@ def gpu() -> Preset:
 
 
 def a100_paper() -> Preset:
-    """The published hyper-parameters: 16 A100, batch 80 in total (steps) and 12 (layers), Adam at
-    5e-7 and 8e-5, 32 K and 60 K iterations, 32 s of audio. Needs a base model of that size."""
+    """The published learning rates (5e-7 steps, 8e-5 layers), iterations and total batch of 80.
+
+    Published for 16 A100 and 32 s of audio; needs a base model of that size. The layers' own
+    published batch of 12 and several GPUs are not supported yet. Never run.
+    """
     return replace(
         gpu(),
         name="a100_paper",

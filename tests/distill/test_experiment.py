@@ -53,8 +53,9 @@ def test_every_preset_is_named_as_it_is_found():
 
 def test_published_hyper_parameters_stand_in_the_paper_preset():
     paper = preset("a100_paper")
-    assert (paper.steps.lr, paper.steps.steps, paper.batch) == (5e-7, 32_000, 80)
-    assert (paper.layers.lr, paper.layers.steps) == (8e-5, 60_000)
+    assert (paper.steps.lr, paper.steps.steps, paper.steps.batch) == (5e-7, 32_000, 80)
+    assert (paper.layers.lr, paper.layers.steps, paper.layers.batch) == (8e-5, 60_000, 12)
+    assert paper.warm_start is None
     assert PrestoSConfig().critic_updates == 5
     assert (PrestoSConfig().nu_1, PrestoSConfig().nu_2) == (0.01, 0.005)
     assert (PrestoLConfig().nu, PrestoSConfig().guidance_scale) == (0.1, 4.5)
@@ -74,12 +75,23 @@ def test_a_finished_run_is_loaded_and_another_configuration_is_another_run(lab):
 
 def test_layers_and_both_keep_the_schedule(lab):
     layers = lab.distill_layers()
-    both = lab.distill_both()
+    both = lab.distill_both(layers, start=lab.warm_start(layers))
     assert layers.denoiser.config.schedule == both.denoiser.config.schedule
     assert max(layers.denoiser.config.schedule.budgets) == 4
     assert not layers.denoiser.config.few_step and both.denoiser.config.few_step
     ase = lab.distill_layers(PrestoLConfig(nu=0), drop="tail")
     assert ase.denoiser.config.dit.drop == "tail" and ase.key != layers.key
+
+
+def test_presto_s_starts_where_it_is_told(lab):
+    start = lab.warm_start()
+    nowhere = replace(lab.preset.steps, lr=0.0)
+    student = lab.distill_steps(start=start, train=nowhere)
+    from_base = lab.distill_steps(train=nowhere)
+    assert student.key != from_base.key
+    for moved, origin in ((student.denoiser, start.denoiser), (from_base.denoiser, lab.teacher)):
+        for a, b in zip(moved.parameters(), origin.parameters(), strict=True):
+            assert torch.equal(a, b)
 
 
 def test_scores_carry_what_they_rest_on_and_are_repeatable(lab):

@@ -8,13 +8,15 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from presto_data import LatentSet, batches, encode_corpus, synthetic_corpus
 from presto_distill.experiment import conditioned, file_digest, fit
@@ -26,8 +28,14 @@ from presto_distill.objectives.contrastive import Contrastive
 from presto_distill.objectives.denoising import Denoising
 from presto_distill.objectives.presto_l import PrestoL
 from presto_distill.objectives.presto_ls import PrestoLS
-from presto_distill.objectives.presto_s import PrestoS
-from presto_distill.presets import SMALL_LAYERS, SMALL_STEPS
+from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
+from presto_distill.objectives.regression import (
+    Regression,
+    RegressionConfig,
+    point_stream,
+    solve,
+)
+from presto_distill.presets import SMALL_LAYERS, SMALL_STEPS, SMALL_WARM_START
 from presto_distill.trainer import Stream, TrainConfig, Trainer
 from presto_models import (
     Autoencoder,
@@ -58,8 +66,11 @@ class BundlePreset:
     embedder_batch: int = 64
     base: TrainConfig = TrainConfig(steps=3600, lr=1e-3, warmup=200, decay="cosine")
     layers: TrainConfig = replace(SMALL_LAYERS, steps=400, ema_decay=0.99)
-    steps: TrainConfig = replace(SMALL_STEPS, steps=120, ema_decay=0.97)
+    warm_start: TrainConfig = replace(SMALL_WARM_START, steps=600, ema_decay=0.97)
+    steps: TrainConfig = replace(SMALL_STEPS, steps=60)
+    guidance_scale: float = 1.0  # of the teacher of few-step generators; see presets.Preset
     frames_and_batch: tuple[tuple[int, int], ...] = ((64, 24), (64, 24), (64, 24), (216, 8))
+    trajectories: tuple[tuple[int, int, int], ...] = ((64, 1536, 32), (216, 384, 10))  # + clips
     workers: int = 2  # processes that render
 
 
@@ -72,8 +83,10 @@ def smallest() -> BundlePreset:
         embedder_batch=8,
         base=TrainConfig(steps=2, lr=1e-3),
         layers=replace(SMALL_LAYERS, steps=2),
+        warm_start=replace(SMALL_WARM_START, steps=1),
         steps=replace(SMALL_STEPS, steps=1),
         frames_and_batch=((32, 4),),
+        trajectories=((32, 8, 4),),
         workers=0,
     )
 
@@ -147,10 +160,15 @@ def train_base(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
 
 def mixed_lengths(data: LatentSet, text: TextEncoder, preset: BundlePreset) -> Stream:
     """Batches that take turns in length, so that one model knows short and long clips."""
-    streams = [
+    return in_turn(
         conditioned(data, text, batch=batch, frames=frames, seed=preset.seed + i)
         for i, (frames, batch) in enumerate(preset.frames_and_batch)
-    ]
+    )
+
+
+def in_turn(streams: Iterable[Stream]) -> Stream:
+    """One stream that asks each of several for a batch, round after round."""
+    streams = list(streams)
 
     def stream(start: int) -> Iterator[Batch]:
         turns = len(streams)
@@ -162,42 +180,93 @@ def mixed_lengths(data: LatentSet, text: TextEncoder, preset: BundlePreset) -> S
     return stream
 
 
+def solved_lengths(
+    base: PrestoDenoiser, data: LatentSet, text: TextEncoder, preset: BundlePreset, device: str
+) -> Stream:
+    """Points on the base model's trajectories, batches taking turns in length as above."""
+    streams = []
+    for frames, clips, batch in preset.trajectories:
+        real = next(conditioned(data, text, batch=clips, frames=frames, seed=preset.seed)(0))
+        real = tree_map_only(torch.Tensor, lambda leaf: leaf.to(device), real)
+        rng = torch.Generator(device).manual_seed(preset.seed)
+        with autocast(torch.device(device)):
+            solved = solve(
+                base,
+                null_condition,
+                real,
+                rng,
+                RegressionConfig(guidance_scale=preset.guidance_scale),
+            )
+        streams.append(point_stream(solved, batch=batch, seed=preset.seed))
+    return in_turn(streams)
+
+
 def train_students(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
     """Distill the base in layers, in steps and in both, and measure each student."""
     data, held = encode_splits(preset, out, device=device)
     text = TextEncoder.from_pretrained(out / "text", device=device)
     base = PrestoDenoiser.from_pretrained(out / "base", device=device)
-    stream = mixed_lengths(data, text, preset)
     taps = {"feature_layer": base.depth // 2 - 1, "width": base.config.dit.width}
+    cfg = PrestoSConfig(guidance_scale=preset.guidance_scale)
 
-    def train(name: str, player: str, objective: Objective, cfg: TrainConfig, config) -> None:
+    def clips() -> Stream:
+        return mixed_lengths(data, text, preset)
+
+    @cache
+    def points() -> Stream:
+        return solved_lengths(base, data, text, preset, device)
+
+    def load(name: str) -> PrestoDenoiser:
+        return PrestoDenoiser.from_pretrained(out / name, device=device)
+
+    def train(
+        name: str,
+        player: str,
+        objective: Callable[[], Objective],
+        stream: Callable[[], Stream],
+        train: TrainConfig,
+        config: PrestoDenoiserConfig,
+    ) -> None:
         if (out / name / "card.json").exists():
             return
         started = time.perf_counter()
-        trainer = Trainer(objective, cfg, device)
-        records = fit(trainer, stream, out / f"{name}.checkpoint", label=name)
+        torch.manual_seed(preset.seed)
+        trainer = Trainer(objective(), train, device)
+        records = fit(trainer, stream(), out / f"{name}.checkpoint", label=name)
         student = PrestoDenoiser(config)
         student.load_state_dict(trainer.averages[player].state_dict())
         student.save_pretrained(out / name, dtype=torch.bfloat16)
         sampling = {"4 steps": Sampling(4), "2 steps": Sampling(2)}
         sampling = sampling if config.few_step else {"24 Heun steps": Sampling(24)}
         metrics = measure(student.eval(), held, out, seed=preset.seed, sampling=sampling)
-        write_card(out / name, preset, cfg, records, metrics, started)
+        write_card(out / name, preset, train, records, metrics, started)
 
     schedule = presto_schedule(base.depth)
-    objective = PrestoL(base, null_condition, schedule, depth=base.depth)
-    config = replace(base.config, schedule=schedule)
-    train("layers", "student", objective, preset.layers, config)
+    dropped, few = replace(base.config, schedule=schedule), replace(base.config, few_step=True)
+    few_dropped = replace(dropped, few_step=True)
 
-    torch.manual_seed(preset.seed)
-    objective = PrestoS(base, null_condition, **taps)
-    train("steps", "generator", objective, preset.steps, replace(base.config, few_step=True))
+    def layers() -> Objective:
+        return PrestoL(base, null_condition, schedule, depth=base.depth)
 
-    layers = PrestoDenoiser.from_pretrained(out / "layers", device=device)
-    torch.manual_seed(preset.seed)
-    objective = PrestoLS(base, layers, null_condition, **taps)
-    config = replace(layers.config, few_step=True)
-    train("layers_steps", "generator", objective, preset.steps, config)
+    def steps() -> Objective:
+        start = load("steps_warm_start")
+        return PrestoS(base, null_condition, cfg, generator=start, **taps)
+
+    def both() -> Objective:
+        return PrestoLS(base, load("layers_steps_warm_start"), null_condition, cfg, **taps)
+
+    def from_base() -> Objective:
+        return Regression(base)
+
+    def from_layers() -> Objective:
+        return Regression(load("layers"))
+
+    train("layers", "student", layers, clips, preset.layers, dropped)
+    train("steps_warm_start", "generator", from_base, points, preset.warm_start, few)
+    train("steps", "generator", steps, clips, preset.steps, few)
+    name = "layers_steps_warm_start"
+    train(name, "generator", from_layers, points, preset.warm_start, few_dropped)
+    train("layers_steps", "generator", both, clips, preset.steps, few_dropped)
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 from tqdm import tqdm
 
 from presto_data import LatentSet, batches, encode_corpus, folder_corpus, synthetic_corpus
@@ -32,8 +33,15 @@ from presto_distill.objective import Batch, Objective
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
 from presto_distill.objectives.presto_ls import PrestoLS
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
-from presto_distill.presets import Preset
-from presto_distill.trainer import Stream, TrainConfig, Trainer
+from presto_distill.objectives.regression import (
+    Regression,
+    RegressionConfig,
+    Trajectories,
+    point_stream,
+    solve,
+)
+from presto_distill.presets import Preset, Stage
+from presto_distill.trainer import Stream, Trainer
 from presto_models import Autoencoder, LayerSchedule, PrestoDenoiser, TextEncoder, presto_schedule
 from presto_models.conditioning import Condition, condition, null_condition
 from presto_models.pipeline import Pipeline, Sampling
@@ -131,10 +139,10 @@ class Lab:
 
     # ------------------------------------------------------------------ data
 
-    def stream(self, seed: int) -> Stream:
+    def stream(self, batch: int) -> Stream:
         """Training batches with their conditions encoded."""
         return conditioned(
-            self.train, self.text, batch=self.preset.batch, frames=self.preset.frames, seed=seed
+            self.train, self.text, batch=batch, frames=self.preset.frames, seed=self.seed
         )
 
     @cached_property
@@ -162,21 +170,53 @@ class Lab:
         """Presto-S as published, but for the preset's guidance of the teacher."""
         return PrestoSConfig(guidance_scale=self.preset.guidance_scale)
 
+    def warm_start(self, layers: Run | None = None) -> Run | None:
+        """The regression that Presto-S starts from, with the blocks of `layers` if given; None
+        where the preset starts from the base model."""
+        if self.preset.warm_start is None:
+            return None
+        cfg = RegressionConfig(guidance_scale=self.preset.guidance_scale)
+        start = layers.denoiser if layers else self.teacher
+        return self._run(
+            "warm-start",
+            {"cfg": cfg, "layers": layers.key if layers else None},
+            self.preset.warm_start,
+            lambda: Regression(start),
+            "generator",
+            replace(start.config, few_step=True),
+            stream=lambda batch: point_stream(self._solve(cfg), batch=batch, seed=self.seed),
+        )
+
+    def _solve(self, cfg: RegressionConfig) -> Trajectories:
+        """The teacher's trajectories, one per training clip; solved once for all students."""
+        _, folder = self._folder("trajectories", {"cfg": cfg})
+        path = folder / "trajectories.pt"
+        if not path.exists():
+            clips = next(self.stream(len(self.train))(0))
+            clips = tree_map_only(Tensor, lambda leaf: leaf.to(self.device), clips)
+            rng = torch.Generator(self.device).manual_seed(self.seed)
+            with autocast(self.device):
+                solved = solve(self.teacher, null_condition, clips, rng, cfg)
+            write_atomic(path, lambda temporary: torch.save(tree_leaves(solved), temporary))
+        x, sigma, end, *cond = torch.load(path, map_location="cpu", weights_only=True)
+        return Trajectories(x, sigma, end, Condition(*cond))
+
     def distill_steps(
         self,
         cfg: PrestoSConfig | None = None,
         *,
-        steps: int | None = None,
-        train: TrainConfig | None = None,
+        start: Run | None = None,
+        train: Stage | None = None,
     ) -> Run:
-        """Presto-S of the teacher; `cfg` is `steps_config` if not given."""
+        """Presto-S of the teacher; `cfg` is `steps_config` if not given. The generator starts
+        from `start`, or from the teacher."""
         cfg = cfg or self.steps_config
-        train = self._schedule(train or self.preset.steps, steps)
+        generator = start.denoiser if start else self.teacher
         return self._run(
             "presto-s",
-            {"cfg": cfg},
-            train,
-            lambda: PrestoS(self.teacher, null_condition, cfg, **self._taps),
+            {"cfg": cfg, "start": start.key if start else None},
+            train or self.preset.steps,
+            lambda: PrestoS(self.teacher, null_condition, cfg, generator=generator, **self._taps),
             "generator",
             replace(self.teacher.config, few_step=True),
         )
@@ -187,8 +227,7 @@ class Lab:
         *,
         schedule: LayerSchedule | None = None,
         drop: Literal["shifted", "tail"] = "shifted",
-        steps: int | None = None,
-        train: TrainConfig | None = None,
+        train: Stage | None = None,
     ) -> Run:
         """Presto-L of the teacher; `drop="tail"` with nu = 0 is ASE at an equal block count."""
         depth = self.teacher.depth
@@ -203,7 +242,7 @@ class Lab:
         return self._run(
             "presto-l",
             {"cfg": cfg, "schedule": schedule, "drop": drop},
-            self._schedule(train or self.preset.layers, steps),
+            train or self.preset.layers,
             lambda: PrestoL(base, null_condition, schedule, cfg, depth=depth),
             "student",
             config,
@@ -211,20 +250,21 @@ class Lab:
 
     def distill_both(
         self,
+        layers: Run,
         cfg: PrestoSConfig | None = None,
         *,
-        layers: Run | None = None,
-        steps: int | None = None,
-        train: TrainConfig | None = None,
+        start: Run | None = None,
+        train: Stage | None = None,
     ) -> Run:
-        """Presto-LS: Presto-S whose generator starts from a Presto-L student."""
-        cfg = cfg or self.steps_config
-        layers = layers or self.distill_layers()
+        """Presto-LS: Presto-S whose generator has the blocks of the Presto-L student `layers` and
+        starts from it, or from `start`, its warm start."""
+        cfg, start = cfg or self.steps_config, start or layers
+        student = start.denoiser
         return self._run(
             "presto-ls",
-            {"cfg": cfg, "layers": layers.key},
-            self._schedule(train or self.preset.steps, steps),
-            lambda: PrestoLS(self.teacher, layers.denoiser, null_condition, cfg, **self._taps),
+            {"cfg": cfg, "layers": layers.key, "start": start.key},
+            train or self.preset.steps,
+            lambda: PrestoLS(self.teacher, student, null_condition, cfg, **self._taps),
             "generator",
             replace(layers.denoiser.config, few_step=True),
         )
@@ -237,24 +277,25 @@ class Lab:
             "width": self.teacher.config.dit.width,
         }
 
-    def _schedule(self, train: TrainConfig, steps: int | None) -> TrainConfig:
-        return replace(train, steps=steps or train.steps, seed=self.seed)
-
     def _run(
         self,
         kind: str,
         facts: dict[str, Any],
-        train: TrainConfig,
+        train: Stage,
         make: Callable[[], Objective],
         player: str,
         config: Any,
+        stream: Callable[[int], Stream] | None = None,
     ) -> Run:
-        """Train, or load what an earlier call with the same configuration left."""
+        """Train, or load what an earlier call with the same configuration left. `stream` makes
+        batches of a given size, `self.stream` if not given."""
+        train = replace(train, seed=self.seed)
         key, folder = self._folder(kind, {**facts, "train": train})
         log = folder / "records.json"
         if not log.exists():
             trainer = Trainer(make(), train, self.device)
-            records = fit(trainer, self.stream(train.seed), folder / "checkpoint.pt", label=kind)
+            batches = (stream or self.stream)(train.batch)
+            records = fit(trainer, batches, folder / "checkpoint.pt", label=kind)
             student = PrestoDenoiser(config)
             student.load_state_dict(trainer.averages[player].state_dict())
             student.save_pretrained(folder)
@@ -326,7 +367,7 @@ class Lab:
 
     def _folder(self, kind: str, facts: dict[str, Any]) -> tuple[str, Path]:
         """The folder of a run, named by everything its result depends on."""
-        size = ("frames", "batch", "samples", "clips", "held_out", "clip_seconds")
+        size = ("frames", "samples", "clips", "held_out", "clip_seconds")
         facts = {
             **facts,
             "kind": kind,

@@ -7,6 +7,13 @@ from presto_distill.trainer import TrainConfig
 
 
 @dataclass(frozen=True)
+class Stage(TrainConfig):
+    """How to train one student: optimiser and length, and the batch of its stream."""
+
+    batch: int = 12
+
+
+@dataclass(frozen=True)
 class Preset:
     """Sizes of one `presto reproduce`. Lengths in latent frames (21.5 per second)."""
 
@@ -15,13 +22,13 @@ class Preset:
     held_out: int  # rendered as reference and prompts; other songs than the training clips
     clip_seconds: float
     frames: int  # crop length in training and evaluation
-    batch: int
     samples: int  # generated per evaluation
     base_steps: int  # Heun steps of the base model in quality evaluations
-    steps: TrainConfig  # Presto-S and Presto-LS; one step is one generator update
-    layers: TrainConfig  # Presto-L
-    ablation_steps: int  # generator updates of each Presto-S ablation
-    ablation_layers: int  # steps of each Presto-L ablation
+    warm_start: Stage | None  # regression that Presto-S and Presto-LS start from; None: the base
+    steps: Stage  # Presto-S and Presto-LS; one step is one generator update
+    layers: Stage  # Presto-L
+    ablation_steps: Stage  # each Presto-S ablation, from the base
+    ablation_layers: Stage  # each Presto-L ablation
     seeds: tuple[int, ...] = (0,)
     # Of the teacher inside distillation. Published: 4.5. Ours for the bundled model: single trials
     # during development put few-step samples closest to real clips without guidance.
@@ -30,8 +37,14 @@ class Preset:
 
 # Distillation of the small bundled model in minutes. Our defaults: the published learning rates
 # (5e-7 for steps, 8e-5 for layers) belong to tens of thousands of iterations.
-SMALL_STEPS = TrainConfig(steps=55, lr=1e-4, betas=(0.0, 0.99), ema_decay=0.9)
-SMALL_LAYERS = TrainConfig(steps=150, lr=3e-4, warmup=10, decay="cosine", ema_decay=0.95)
+SMALL_WARM_START = Stage(steps=100, lr=1e-3, warmup=5, decay="cosine", ema_decay=0.9, batch=32)
+SMALL_STEPS = Stage(
+    steps=20, lr={"generator": 5e-6, "critic": 1e-4}, betas=(0.0, 0.99), ema_decay=0.95
+)
+SMALL_STEPS_FROM_BASE = replace(
+    SMALL_STEPS, steps=10, lr={"generator": 1e-4, "critic": 3e-4}, ema_decay=0.9
+)
+SMALL_LAYERS = Stage(steps=150, lr=3e-4, warmup=10, decay="cosine", ema_decay=0.95)
 
 
 def smoke() -> Preset:
@@ -42,13 +55,13 @@ def smoke() -> Preset:
         held_out=16,
         clip_seconds=3.0,
         frames=32,
-        batch=4,
         samples=8,
         base_steps=4,
-        steps=replace(SMALL_STEPS, steps=2),
-        layers=replace(SMALL_LAYERS, steps=2),
-        ablation_steps=1,
-        ablation_layers=1,
+        warm_start=replace(SMALL_WARM_START, steps=2, batch=4),
+        steps=replace(SMALL_STEPS, steps=2, batch=4),
+        layers=replace(SMALL_LAYERS, steps=2, batch=4),
+        ablation_steps=replace(SMALL_STEPS_FROM_BASE, steps=1, batch=4),
+        ablation_layers=replace(SMALL_LAYERS, steps=1, batch=4),
     )
 
 
@@ -60,13 +73,13 @@ def quick() -> Preset:
         held_out=256,
         clip_seconds=4.0,
         frames=64,
-        batch=12,
         samples=96,
         base_steps=24,
+        warm_start=SMALL_WARM_START,
         steps=SMALL_STEPS,
         layers=SMALL_LAYERS,
-        ablation_steps=10,
-        ablation_layers=24,
+        ablation_steps=SMALL_STEPS_FROM_BASE,
+        ablation_layers=replace(SMALL_LAYERS, steps=24),
     )
 
 
@@ -77,10 +90,11 @@ def cpu() -> Preset:
         name="cpu",
         clips=2048,
         samples=192,
-        steps=replace(SMALL_STEPS, steps=120),
+        warm_start=replace(SMALL_WARM_START, steps=300),
+        steps=replace(SMALL_STEPS, steps=60),
         layers=replace(SMALL_LAYERS, steps=300),
-        ablation_steps=30,
-        ablation_layers=120,
+        ablation_steps=replace(SMALL_STEPS_FROM_BASE, steps=30),
+        ablation_layers=replace(SMALL_LAYERS, steps=120),
         seeds=(0, 1, 2),
     )
 
@@ -94,32 +108,36 @@ def gpu() -> Preset:
         held_out=1024,
         clip_seconds=10.0,
         frames=128,
-        batch=80,
         samples=1024,
         base_steps=40,
-        steps=replace(SMALL_STEPS, steps=3000, lr=2e-5, ema_decay=0.999),
-        layers=replace(SMALL_LAYERS, steps=6000, lr=8e-5, ema_decay=0.999),
-        ablation_steps=800,
-        ablation_layers=2000,
+        warm_start=replace(SMALL_WARM_START, steps=2000, batch=80),
+        steps=replace(SMALL_STEPS, steps=3000, lr=1e-5, ema_decay=0.999, batch=80),
+        layers=replace(SMALL_LAYERS, steps=6000, lr=8e-5, ema_decay=0.999, batch=80),
+        ablation_steps=replace(SMALL_STEPS_FROM_BASE, steps=800, lr=2e-5, batch=80),
+        ablation_layers=replace(SMALL_LAYERS, steps=2000, lr=8e-5, batch=80),
         seeds=(0, 1, 2),
     )
 
 
 def a100_paper() -> Preset:
-    """The published learning rates (5e-7 steps, 8e-5 layers), iterations and total batch of 80.
+    """The published learning rates (5e-7 steps, 8e-5 layers), iterations and batches (80 and 12).
 
-    Published for 16 A100 and 32 s of audio; needs a base model of that size. The layers' own
-    published batch of 12 and several GPUs are not supported yet. Never run.
+    Published for 16 A100 and 32 s of audio; needs a base model of that size. Several GPUs are not
+    supported yet. Never run.
     """
+    paper = {"betas": (0.9, 0.999), "precision": "bfloat16"}
+    steps = Stage(steps=32_000, lr=5e-7, batch=80, **paper)
+    layers = Stage(steps=60_000, lr=8e-5, batch=12, **paper)
     return replace(
         gpu(),
         name="a100_paper",
         clip_seconds=32.0,
         frames=689,
-        steps=TrainConfig(steps=32_000, lr=5e-7, betas=(0.9, 0.999), precision="bfloat16"),
-        layers=TrainConfig(steps=60_000, lr=8e-5, betas=(0.9, 0.999), precision="bfloat16"),
-        ablation_steps=32_000,
-        ablation_layers=60_000,
+        warm_start=None,
+        steps=steps,
+        layers=layers,
+        ablation_steps=steps,
+        ablation_layers=layers,
         guidance_scale=4.5,
     )
 

@@ -177,9 +177,10 @@ class Lab:
             return None
         cfg = RegressionConfig(guidance_scale=self.preset.guidance_scale)
         start = layers.denoiser if layers else self.teacher
+        facts = {"cfg": cfg, "trajectories": self.preset.trajectories}
         return self._run(
             "warm-start",
-            {"cfg": cfg, "layers": layers.key if layers else None},
+            {**facts, "layers": layers.key if layers else None},
             self.preset.warm_start,
             lambda: Regression(start),
             "generator",
@@ -188,11 +189,12 @@ class Lab:
         )
 
     def _solve(self, cfg: RegressionConfig) -> Trajectories:
-        """The teacher's trajectories, one per training clip; solved once for all students."""
-        _, folder = self._folder("trajectories", {"cfg": cfg})
+        """The teacher's trajectories from noised training clips, solved once for all students."""
+        n = self.preset.trajectories
+        _, folder = self._folder("trajectories", {"cfg": cfg, "trajectories": n})
         path = folder / "trajectories.pt"
         if not path.exists():
-            clips = next(self.stream(len(self.train))(0))
+            clips = next(self.stream(n)(0))
             clips = tree_map_only(Tensor, lambda leaf: leaf.to(self.device), clips)
             rng = torch.Generator(self.device).manual_seed(self.seed)
             with autocast(self.device):

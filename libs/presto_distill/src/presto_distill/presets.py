@@ -25,6 +25,7 @@ class Preset:
     samples: int  # generated per evaluation
     base_steps: int  # Heun steps of the base model in quality evaluations
     warm_start: Stage | None  # regression that Presto-S and Presto-LS start from; None: the base
+    trajectories: int  # of the teacher, for that regression
     steps: Stage  # Presto-S and Presto-LS; one step is one generator update
     layers: Stage  # Presto-L
     ablation_steps: Stage  # each Presto-S ablation, from the base
@@ -37,7 +38,7 @@ class Preset:
 
 # Distillation of the small bundled model in minutes. Our defaults: the published learning rates
 # (5e-7 for steps, 8e-5 for layers) belong to tens of thousands of iterations.
-SMALL_WARM_START = Stage(steps=100, lr=1e-3, warmup=5, decay="cosine", ema_decay=0.9, batch=32)
+SMALL_WARM_START = Stage(steps=120, lr=1e-3, warmup=5, decay="cosine", ema_decay=0.9, batch=32)
 SMALL_STEPS = Stage(
     steps=20, lr={"generator": 5e-6, "critic": 1e-4}, betas=(0.0, 0.99), ema_decay=0.95
 )
@@ -58,6 +59,7 @@ def smoke() -> Preset:
         samples=8,
         base_steps=4,
         warm_start=replace(SMALL_WARM_START, steps=2, batch=4),
+        trajectories=16,
         steps=replace(SMALL_STEPS, steps=2, batch=4),
         layers=replace(SMALL_LAYERS, steps=2, batch=4),
         ablation_steps=replace(SMALL_STEPS_FROM_BASE, steps=1, batch=4),
@@ -76,6 +78,7 @@ def quick() -> Preset:
         samples=96,
         base_steps=24,
         warm_start=SMALL_WARM_START,
+        trajectories=768,
         steps=SMALL_STEPS,
         layers=SMALL_LAYERS,
         ablation_steps=SMALL_STEPS_FROM_BASE,
@@ -91,6 +94,7 @@ def cpu() -> Preset:
         clips=2048,
         samples=192,
         warm_start=replace(SMALL_WARM_START, steps=300),
+        trajectories=2048,
         steps=replace(SMALL_STEPS, steps=60),
         layers=replace(SMALL_LAYERS, steps=300),
         ablation_steps=replace(SMALL_STEPS_FROM_BASE, steps=30),
@@ -111,6 +115,7 @@ def gpu() -> Preset:
         samples=1024,
         base_steps=40,
         warm_start=replace(SMALL_WARM_START, steps=2000, batch=80),
+        trajectories=8192,
         steps=replace(SMALL_STEPS, steps=3000, lr=1e-5, ema_decay=0.999, batch=80),
         layers=replace(SMALL_LAYERS, steps=6000, lr=8e-5, ema_decay=0.999, batch=80),
         ablation_steps=replace(SMALL_STEPS_FROM_BASE, steps=800, lr=2e-5, batch=80),

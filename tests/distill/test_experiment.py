@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from presto_distill import Batch, PrestoLConfig, PrestoSConfig, TrainConfig, Trainer
-from presto_distill.experiment import Lab, fit
+from presto_distill.experiment import Lab
+from presto_distill.fit import fit
 from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
 from presto_distill.objectives.denoising import Denoising
 from presto_distill.presets import PRESETS, preset, smoke

@@ -8,10 +8,8 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from presto_data import LatentSet, batches, encode_corpus, synthetic_corpus
-from presto_distill.experiment import conditioned, file_digest, fit
+from presto_distill.experiment import file_digest
+from presto_distill.fit import fit
 from presto_distill.metrics import evaluate
 from presto_distill.metrics.clap_score import retrieval_accuracy
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
@@ -36,6 +35,7 @@ from presto_distill.objectives.regression import (
     solve,
 )
 from presto_distill.presets import SMALL_LAYERS, SMALL_STEPS, SMALL_WARM_START
+from presto_distill.streams import conditioned, in_turn
 from presto_distill.trainer import Stream, TrainConfig, Trainer
 from presto_models import (
     Autoencoder,
@@ -166,60 +166,45 @@ def mixed_lengths(data: LatentSet, text: TextEncoder, preset: BundlePreset) -> S
     )
 
 
-def in_turn(streams: Iterable[Stream]) -> Stream:
-    """One stream that asks each of several for a batch, round after round."""
-    streams = list(streams)
+@dataclass
+class Workbench:
+    """What the distillations share: the data, prompt encoder and base model of one folder."""
 
-    def stream(start: int) -> Iterator[Batch]:
-        turns = len(streams)
-        # Stream i has been asked once per round, and once more if this round has passed it.
-        running = [s(start // turns + (i < start % turns)) for i, s in enumerate(streams)]
-        for k in count(start):
-            yield next(running[k % turns])
+    preset: BundlePreset
+    out: Path
+    device: str
 
-    return stream
+    def __post_init__(self) -> None:
+        self.data, self.held = encode_splits(self.preset, self.out, device=self.device)
+        self.text = TextEncoder.from_pretrained(self.out / "text", device=self.device)
+        self.base = self.load("base")
+        self.schedule = presto_schedule(self.base.depth)
+        self.cfg = PrestoSConfig(guidance_scale=self.preset.guidance_scale)
+        self.taps = {"feature_layer": self.base.depth // 2 - 1, "width": self.base.config.dit.width}
 
+    def load(self, name: str) -> PrestoDenoiser:
+        return PrestoDenoiser.from_pretrained(self.out / name, device=self.device)
 
-def solved_lengths(
-    base: PrestoDenoiser, data: LatentSet, text: TextEncoder, preset: BundlePreset, device: str
-) -> Stream:
-    """Points on the base model's trajectories, batches taking turns in length as above."""
-    streams = []
-    for frames, clips, batch in preset.trajectories:
-        real = next(conditioned(data, text, batch=clips, frames=frames, seed=preset.seed)(0))
-        real = tree_map_only(torch.Tensor, lambda leaf: leaf.to(device), real)
-        rng = torch.Generator(device).manual_seed(preset.seed)
-        with autocast(torch.device(device)):
-            solved = solve(
-                base,
-                null_condition,
-                real,
-                rng,
-                RegressionConfig(guidance_scale=preset.guidance_scale),
-            )
-        streams.append(point_stream(solved, batch=batch, seed=preset.seed))
-    return in_turn(streams)
+    def clips(self) -> Stream:
+        """Real latents."""
+        return mixed_lengths(self.data, self.text, self.preset)
 
-
-def train_students(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
-    """Distill the base in layers, in steps and in both, and measure each student."""
-    data, held = encode_splits(preset, out, device=device)
-    text = TextEncoder.from_pretrained(out / "text", device=device)
-    base = PrestoDenoiser.from_pretrained(out / "base", device=device)
-    taps = {"feature_layer": base.depth // 2 - 1, "width": base.config.dit.width}
-    cfg = PrestoSConfig(guidance_scale=preset.guidance_scale)
-
-    def clips() -> Stream:
-        return mixed_lengths(data, text, preset)
-
-    @cache
-    def points() -> Stream:
-        return solved_lengths(base, data, text, preset, device)
-
-    def load(name: str) -> PrestoDenoiser:
-        return PrestoDenoiser.from_pretrained(out / name, device=device)
+    def points(self) -> Stream:
+        """Points on the base model's trajectories, batches taking turns in length as above."""
+        seed, cfg = self.preset.seed, RegressionConfig(guidance_scale=self.cfg.guidance_scale)
+        streams = []
+        for frames, clips, batch in self.preset.trajectories:
+            size = {"batch": clips, "frames": frames}
+            real = next(conditioned(self.data, self.text, **size, seed=seed)(0))
+            real = tree_map_only(torch.Tensor, lambda leaf: leaf.to(self.device), real)
+            rng = torch.Generator(self.device).manual_seed(seed)
+            with autocast(torch.device(self.device)):
+                solved = solve(self.base, null_condition, real, rng, cfg)
+            streams.append(point_stream(solved, batch=batch, seed=seed))
+        return in_turn(streams)
 
     def train(
+        self,
         name: str,
         player: str,
         objective: Callable[[], Objective],
@@ -227,46 +212,73 @@ def train_students(preset: BundlePreset, out: Path, *, device: str = "cpu") -> N
         train: TrainConfig,
         config: PrestoDenoiserConfig,
     ) -> None:
-        if (out / name / "card.json").exists():
+        """Train a student, measure it and write its card, unless that is done."""
+        if (self.out / name / "card.json").exists():
             return
         started = time.perf_counter()
-        torch.manual_seed(preset.seed)
-        trainer = Trainer(objective(), train, device)
-        records = fit(trainer, stream(), out / f"{name}.checkpoint", label=name)
+        torch.manual_seed(self.preset.seed)
+        trainer = Trainer(objective(), train, self.device)
+        records = fit(trainer, stream(), self.out / f"{name}.checkpoint", label=name)
         student = PrestoDenoiser(config)
         student.load_state_dict(trainer.averages[player].state_dict())
-        student.save_pretrained(out / name, dtype=torch.bfloat16)
+        student.save_pretrained(self.out / name, dtype=torch.bfloat16)
         sampling = {"4 steps": Sampling(4), "2 steps": Sampling(2)}
         sampling = sampling if config.few_step else {"24 Heun steps": Sampling(24)}
-        metrics = measure(student.eval(), held, out, seed=preset.seed, sampling=sampling)
-        write_card(out / name, preset, train, records, metrics, started)
+        metrics = measure(
+            student.eval(), self.held, self.out, seed=self.preset.seed, sampling=sampling
+        )
+        write_card(self.out / name, self.preset, train, records, metrics, started)
 
-    schedule = presto_schedule(base.depth)
-    dropped, few = replace(base.config, schedule=schedule), replace(base.config, few_step=True)
-    few_dropped = replace(dropped, few_step=True)
 
-    def layers() -> Objective:
-        return PrestoL(base, null_condition, schedule, depth=base.depth)
+def train_layers(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
+    """Presto-L of the base model."""
+    bench = Workbench(preset, out, device)
+    base, schedule = bench.base, bench.schedule
+    bench.train(
+        "layers",
+        "student",
+        lambda: PrestoL(base, null_condition, schedule, depth=base.depth),
+        bench.clips,
+        preset.layers,
+        replace(base.config, schedule=schedule),
+    )
 
-    def steps() -> Objective:
-        start = load("steps_warm_start")
-        return PrestoS(base, null_condition, cfg, generator=start, **taps)
 
-    def both() -> Objective:
-        return PrestoLS(base, load("layers_steps_warm_start"), null_condition, cfg, **taps)
+def train_steps(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
+    """Presto-S of the base model, from a warm start that is kept beside it."""
+    bench = Workbench(preset, out, device)
+    base, config = bench.base, replace(bench.base.config, few_step=True)
 
-    def from_base() -> Objective:
-        return Regression(base)
+    def objective() -> Objective:
+        start = bench.load("steps_warm_start")
+        return PrestoS(base, null_condition, bench.cfg, generator=start, **bench.taps)
 
-    def from_layers() -> Objective:
-        return Regression(load("layers"))
+    warm = preset.warm_start
+    bench.train(
+        "steps_warm_start", "generator", lambda: Regression(base), bench.points, warm, config
+    )
+    bench.train("steps", "generator", objective, bench.clips, preset.steps, config)
 
-    train("layers", "student", layers, clips, preset.layers, dropped)
-    train("steps_warm_start", "generator", from_base, points, preset.warm_start, few)
-    train("steps", "generator", steps, clips, preset.steps, few)
-    name = "layers_steps_warm_start"
-    train(name, "generator", from_layers, points, preset.warm_start, few_dropped)
-    train("layers_steps", "generator", both, clips, preset.steps, few_dropped)
+
+def train_layers_steps(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
+    """Presto-LS: Presto-S with the blocks of the Presto-L student, likewise."""
+    bench = Workbench(preset, out, device)
+    layers, warm = bench.load("layers"), preset.warm_start
+    config = replace(layers.config, few_step=True)
+
+    def objective() -> Objective:
+        start = bench.load("layers_steps_warm_start")
+        return PrestoLS(bench.base, start, null_condition, bench.cfg, **bench.taps)
+
+    bench.train(
+        "layers_steps_warm_start",
+        "generator",
+        lambda: Regression(layers),
+        bench.points,
+        warm,
+        config,
+    )
+    bench.train("layers_steps", "generator", objective, bench.clips, preset.steps, config)
 
 
 @torch.inference_mode()
@@ -334,7 +346,13 @@ def write_card(
     write_atomic(folder / "card.json", lambda path: path.write_text(text))
 
 
-STAGES = {"embedder": train_embedder, "base": train_base, "students": train_students}
+STAGES = {
+    "embedder": train_embedder,
+    "base": train_base,
+    "layers": train_layers,
+    "steps": train_steps,
+    "layers_steps": train_layers_steps,
+}
 
 
 def train_bundle(

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +22,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
-from tqdm import tqdm
 
-from presto_data import LatentSet, batches, encode_corpus, folder_corpus, synthetic_corpus
+from presto_data import LatentSet, encode_corpus, folder_corpus, synthetic_corpus
 from presto_data.clips import Corpus
-from presto_distill import checkpoint
+from presto_distill.fit import fit
 from presto_distill.metrics import Scores, evaluate
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
-from presto_distill.objective import Batch, Objective
+from presto_distill.objective import Objective
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
 from presto_distill.objectives.presto_ls import PrestoLS
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
@@ -41,6 +40,7 @@ from presto_distill.objectives.regression import (
     solve,
 )
 from presto_distill.presets import Preset, Stage
+from presto_distill.streams import conditioned
 from presto_distill.trainer import Stream, Trainer
 from presto_models import Autoencoder, LayerSchedule, PrestoDenoiser, TextEncoder, presto_schedule
 from presto_models.conditioning import Condition, condition, null_condition
@@ -48,8 +48,6 @@ from presto_models.pipeline import Pipeline, Sampling
 from presto_models.precision import autocast
 from presto_models.samplers import sample
 from presto_models.snapshot import find_snapshot, write_atomic
-
-CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -390,68 +388,6 @@ class Lab:
         for value in self.teacher.state_dict().values():
             digest.update(value.detach().cpu().numpy().tobytes())
         return digest.hexdigest()[:12]
-
-
-def fit(
-    trainer: Trainer, stream: Stream, path: Path, *, label: str, every: float = CHECKPOINT_SECONDS
-) -> list[dict[str, Any]]:
-    """Train to the end with a progress bar, checkpointing to `path` every so many seconds.
-
-    Resumes from `path` if it is there. Returns one flat record per step, those before a kill
-    included; they are also kept, a line each, in a .jsonl beside the checkpoint.
-    """
-    checkpoint.resume_or_start(trainer, path)
-    log = path.with_suffix(".jsonl")
-    done = log.read_text().splitlines()[: trainer.step] if trainer.step else []
-    records = [json.loads(line) for line in done]
-    since = 0.0
-    bar = tqdm(
-        trainer.run(stream),
-        label,
-        total=trainer.cfg.steps,
-        initial=trainer.step,
-        mininterval=1 if sys.stderr.isatty() else 30,
-        ascii=True,
-    )
-    with log.open("w") as file:
-        file.writelines(line + "\n" for line in done)
-        for step, losses, norms, seconds in bar:
-            grads = {f"grad_norm_{player}": norm for player, norm in norms.items()}
-            records.append({"step": step, "seconds": seconds, **losses, **grads})
-            file.write(json.dumps(records[-1]) + "\n")
-            since += seconds
-            if since > every:
-                file.flush()
-                checkpoint.save(trainer, path)
-                since = 0.0
-    return records
-
-
-def conditioned(
-    data: LatentSet, text: TextEncoder, *, batch: int, frames: int, seed: int
-) -> Stream:
-    """Batches of latents with captions and tempi encoded as conditions, once per caption."""
-    known: dict[str, Tensor] = {}
-    width = text.config.max_tokens
-
-    def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
-        for caption in captions:
-            if caption not in known:
-                with torch.no_grad():
-                    known[caption] = text([caption])[0][0].cpu()
-        tokens = torch.zeros(len(captions), width, text.config.width)
-        mask = torch.zeros(len(captions), width, dtype=torch.bool)
-        for row, caption in enumerate(captions):
-            tokens[row, : len(known[caption])] = known[caption]
-            mask[row, : len(known[caption])] = True
-        longest = int(mask.any(0).sum())
-        return tokens[:, :longest], mask[:, :longest]
-
-    def stream(start: int) -> Iterator[Batch]:
-        for item in batches(data, batch_size=batch, frames=frames, seed=seed, start=start):
-            yield Batch(item.latents, Condition(*encode(item.captions), item.tempo))
-
-    return stream
 
 
 def _rows(data: LatentSet, rows: Tensor) -> LatentSet:

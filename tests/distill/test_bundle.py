@@ -27,6 +27,8 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
     for name in ("text", "embedder", *VARIANTS):
         card = json.loads((tmp_path / name / "card.json").read_text())
         assert card["data"]["clips"] == 16 and card["loss_curve"] and card["metrics"]
+    card = json.loads((tmp_path / "steps" / "card.json").read_text())
+    assert "regression" in card["starts_from"]["loss_curve"][0]
     for variant in VARIANTS:
         pipeline = Pipeline.from_pretrained(tmp_path, variant=variant)
         assert pipeline.few_step == (variant in ("steps", "layers_steps"))

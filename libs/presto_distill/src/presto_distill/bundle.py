@@ -211,8 +211,10 @@ class Workbench:
         stream: Callable[[], Stream],
         train: TrainConfig,
         config: PrestoDenoiserConfig,
+        start: str | None = None,
     ) -> None:
-        """Train a student, measure it and write its card, unless that is done."""
+        """Train a student, measure it and write its card, unless that is done. The card holds
+        that of the model it starts from, if it is not the base."""
         if (self.out / name / "card.json").exists():
             return
         started = time.perf_counter()
@@ -227,7 +229,7 @@ class Workbench:
         metrics = measure(
             student.eval(), self.held, self.out, seed=self.preset.seed, sampling=sampling
         )
-        write_card(self.out / name, self.preset, train, records, metrics, started)
+        write_card(self.out / name, self.preset, train, records, metrics, started, start=start)
 
 
 def train_layers(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
@@ -257,7 +259,9 @@ def train_steps(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None
     bench.train(
         "steps_warm_start", "generator", lambda: Regression(base), bench.points, warm, config
     )
-    bench.train("steps", "generator", objective, bench.clips, preset.steps, config)
+    bench.train(
+        "steps", "generator", objective, bench.clips, preset.steps, config, start="steps_warm_start"
+    )
 
 
 def train_layers_steps(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
@@ -278,7 +282,15 @@ def train_layers_steps(preset: BundlePreset, out: Path, *, device: str = "cpu") 
         warm,
         config,
     )
-    bench.train("layers_steps", "generator", objective, bench.clips, preset.steps, config)
+    bench.train(
+        "layers_steps",
+        "generator",
+        objective,
+        bench.clips,
+        preset.steps,
+        config,
+        start="layers_steps_warm_start",
+    )
 
 
 @torch.inference_mode()
@@ -322,6 +334,8 @@ def write_card(
     records: list[dict[str, Any]],
     metrics: dict[str, Any],
     started: float,
+    *,
+    start: str | None = None,
 ) -> None:
     """What made these weights: data, steps, wall-clock, hardware, loss curve, metrics, command."""
     every = max(1, len(records) // 50)
@@ -342,6 +356,8 @@ def write_card(
         "loss_curve": records[::every],
         "metrics": metrics,
     }
+    if start:
+        card["starts_from"] = json.loads((folder.parent / start / "card.json").read_text())
     text = json.dumps(card, indent=1, default=str) + "\n"
     write_atomic(folder / "card.json", lambda path: path.write_text(text))
 

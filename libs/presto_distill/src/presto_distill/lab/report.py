@@ -205,6 +205,12 @@ def _table(tables: dict[str, DataFrame], facts: dict[str, Any]) -> str:
         "asked to beat. Presto-S and Presto-LS need no guidance; the base model and Presto-L use "
         "CFG++ with w = 0.8.",
     ]
+    if facts.get("preset", {}).get("warm_start"):
+        notes.append(
+            "Presto-S and Presto-LS start from a regression on the base model's own solutions, "
+            "which is not part of the paper's method: the rows <i>regression alone</i> show what "
+            "it does by itself, and what is left for Presto-S."
+        )
     if chance is not None and pd.notna(chance):
         notes.append(f"Guessing would reach a prompt retrieval of {chance:.3f}.")
     if speed is not None:

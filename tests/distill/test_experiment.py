@@ -76,7 +76,7 @@ def test_a_finished_run_is_loaded_and_another_configuration_is_another_run(lab):
 
 def test_layers_and_both_keep_the_schedule(lab):
     layers = lab.distill_layers()
-    both = lab.distill_both(layers, start=lab.warm_start(layers))
+    both = lab.distill_both(lab.warm_start(layers))
     assert layers.denoiser.config.schedule == both.denoiser.config.schedule
     assert max(layers.denoiser.config.schedule.budgets) == 4
     assert not layers.denoiser.config.few_step and both.denoiser.config.few_step

@@ -10,6 +10,7 @@ from presto_distill import losses
 from presto_distill.discriminator import DiscriminatorHead
 
 SHAPE = (3, 2, 5)
+SIGMA = torch.tensor([0.1, 1.0, 20.0])
 
 
 def tensors(n: int, shape=SHAPE):
@@ -18,26 +19,29 @@ def tensors(n: int, shape=SHAPE):
 
 def matching_gradient(generated, fake, teacher, **options):
     leaf = generated.clone().requires_grad_()
-    losses.distribution_matching(leaf, fake, teacher, **options).sum().backward()
+    losses.distribution_matching(leaf, fake, teacher, SIGMA, **options).sum().backward()
     return leaf.grad
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_matching_gradient_is_exactly_zero_when_fake_equals_teacher(normalise):
+@pytest.mark.parametrize("weighting", ["dmd", "edm", "none"])
+def test_matching_gradient_is_exactly_zero_when_fake_equals_teacher(weighting):
     generated, fake = tensors(2)
-    assert not matching_gradient(generated, fake, fake.clone(), normalise=normalise).any()
+    assert not matching_gradient(generated, fake, fake.clone(), weighting=weighting).any()
     # Even a perfect sample, for which the normaliser vanishes, is at rest.
-    assert not matching_gradient(fake, fake, fake, normalise=normalise).any()
+    assert not matching_gradient(fake, fake, fake, weighting=weighting).any()
 
 
 def test_matching_gradient_in_closed_form():
     generated, fake, teacher = tensors(3)
     numel = SHAPE[1] * SHAPE[2]
-    plain = matching_gradient(generated, fake, teacher, normalise=False)
+    plain = matching_gradient(generated, fake, teacher, weighting="none")
     torch.testing.assert_close(plain, (fake - teacher) / numel)
     normaliser = (generated - teacher).abs().mean((1, 2), keepdim=True)
     normalised = matching_gradient(generated, fake, teacher)
     torch.testing.assert_close(normalised, (fake - teacher) / normaliser / numel)
+    c_out = SIGMA * 0.5 / (SIGMA**2 + 0.25).sqrt()
+    raw = matching_gradient(generated, fake, teacher, weighting="edm")
+    torch.testing.assert_close(raw, (fake - teacher) / c_out[:, None, None] / numel)
 
 
 def test_normalised_gradient_does_not_depend_on_the_scale_of_the_latents():
@@ -48,7 +52,7 @@ def test_normalised_gradient_does_not_depend_on_the_scale_of_the_latents():
 
 def test_matching_moves_the_generator_only_and_in_float32():
     generated, fake, teacher = (x.bfloat16().requires_grad_() for x in tensors(3))
-    loss = losses.distribution_matching(generated, fake, teacher)
+    loss = losses.distribution_matching(generated, fake, teacher, SIGMA)
     loss.sum().backward()
     assert loss.dtype == torch.float32
     assert generated.grad.any()
@@ -131,7 +135,7 @@ def test_shapes_in_signatures_are_checked_while_testing(loss):
     """The import hook of conftest.py is at work: a transposed latent is refused."""
     x = torch.zeros(SHAPE)
     arguments = {
-        "distribution_matching": (x, x, x.transpose(1, 2)),
+        "distribution_matching": (x, x, x.transpose(1, 2), torch.ones(3)),
         "denoising": (x, x.transpose(1, 2), torch.ones(3)),
     }
     with pytest.raises(jaxtyping.TypeCheckError, match="Float"):

@@ -11,7 +11,7 @@ from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.trainer import TrainConfig, Trainer
 from presto_models.conditioning import null_condition
 from presto_models.edm import Discrete, KarrasUniform, LogNormal, add_noise, sample_sigma
-from presto_models.layer_schedule import LayerSchedule, ScheduledDenoiser
+from presto_models.layer_schedule import LayerSchedule
 
 BATCH, CHANNELS, FRAMES, WIDTH, TAP = 4, 4, 16, 16, 1
 ONE_LEVEL_EACH = dict(
@@ -90,11 +90,11 @@ class Recorder(nn.Module):
     def forward(self, x, sigma, cond, **options):
         self.log.append((self.name, sigma, cond.tempo.any().item(), torch.is_grad_enabled()))
         D_x = self.gain * x
-        return (D_x, self._hidden(D_x)) if "tap" in options else D_x
+        return (D_x, (self._hidden(D_x),)) if "tap" in options else D_x
 
     def features(self, x, sigma, cond, *, tap):
         self.log.append((f"{self.name} features", sigma, cond.tempo.any().item(), None))
-        return self._hidden(self.gain * x)
+        return (self._hidden(self.gain * x),)
 
     @staticmethod
     def _hidden(x):
@@ -220,9 +220,9 @@ def test_one_forward_for_both_critic_terms_equals_two(objective, batch):
     sigma = sample_sigma(LogNormal(), BATCH, source)
     noised = add_noise(fake, sigma, source)
     dsm = losses.denoising(fake_score(noised, sigma, cond), fake, sigma).mean()
-    on_fake = head(fake_score.features(noised, sigma, cond, tap=TAP))
+    on_fake = head(fake_score.features(noised, sigma, cond, tap=(TAP,)))
     sigma = sample_sigma(LogNormal(), BATCH, source)
-    on_real = head(fake_score.features(add_noise(batch.x, sigma, source), sigma, cond, tap=TAP))
+    on_real = head(fake_score.features(add_noise(batch.x, sigma, source), sigma, cond, tap=(TAP,)))
     gan = 0.005 * losses.lsgan_discriminator(on_fake, on_real).mean()
     torch.testing.assert_close(objective_terms, {"dsm": dsm, "gan_d": gan})
     (dsm + gan).backward()
@@ -308,23 +308,20 @@ def test_presto_ls_drops_layers_in_the_generator_only(tiny_denoiser, batch):
     schedule = LayerSchedule(edges=(1.0,), budgets=(4, 2))
     base, student = tiny_denoiser(seed=1), tiny_denoiser(seed=2)
     objective = PrestoLS(
-        base,
-        ScheduledDenoiser(student, schedule),
-        null_condition,
-        feature_layer=TAP,
-        width=WIDTH,
+        base, student, null_condition, schedule, depth=4, feature_layer=TAP, width=WIDTH
     )
     sigma, x, cond = torch.tensor([0.1, 5.0, 0.3, 80.0]), batch.x, batch.cond
-    budget = torch.tensor([4, 2, 4, 2])
-    expected = student(x, sigma, cond, budget=budget)
-    assert torch.equal(objective.generator(x, sigma, cond), expected)
+    source = rng(7)
+    drawn = sample_sigma(KarrasUniform(), BATCH, source)
+    expected = student(add_noise(x, drawn, source), drawn, cond, budget=schedule(drawn))
+    assert torch.equal(objective.generate(batch, rng(7)), expected)
     assert torch.equal(objective.fake_score(x, sigma, cond), base(x, sigma, cond, budget=4))
     D, D_null = base(x, sigma, cond, budget=4), base(x, sigma, null_condition(cond), budget=4)
     torch.testing.assert_close(objective.teacher(x, sigma, cond), D_null + 4.5 * (D - D_null))
 
     objective.players["critic"].requires_grad_(False)
     sum(objective.generator_loss(batch, rng()).values()).backward()
-    assert objective.generator.denoiser.inner.blocks[-1].mlp.down.weight.grad.any()
+    assert objective.generator.inner.blocks[-1].mlp.down.weight.grad.any()
 
 
 # --- convergence ---------------------------------------------------------------------------------
@@ -369,13 +366,13 @@ def real_batches(start: int):
         start += 1
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_a_wrong_generator_converges_to_the_data(normalise):
+@pytest.mark.parametrize("weighting", ["dmd", "edm", "none"])
+def test_a_wrong_generator_converges_to_the_data(weighting):
     """Both players learn, as published: five critic turns to one of the generator."""
     objective = PrestoS(
         Gaussian(*DATA),
         lambda cond: cond,
-        PrestoSConfig(nu_1=0.0, nu_2=0.0, normalise=normalise),
+        PrestoSConfig(nu_1=0.0, nu_2=0.0, weighting=weighting),
         feature_layer=0,
         width=8,
         generator=AffineGenerator(*START),

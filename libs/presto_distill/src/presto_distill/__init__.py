@@ -3,7 +3,7 @@
 from presto_distill.objective import Batch, Objective, Turn
 from presto_distill.objectives.denoising import Denoising, DenoisingConfig
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
-from presto_distill.objectives.presto_ls import PrestoLS
+from presto_distill.objectives.presto_ls import PrestoLS, PrestoLSConfig
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.trainer import Record, TrainConfig, Trainer
 
@@ -15,6 +15,7 @@ __all__ = [
     "PrestoL",
     "PrestoLConfig",
     "PrestoLS",
+    "PrestoLSConfig",
     "PrestoS",
     "PrestoSConfig",
     "Record",

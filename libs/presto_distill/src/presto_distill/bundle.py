@@ -26,7 +26,7 @@ from presto_distill.objective import Batch, Objective
 from presto_distill.objectives.contrastive import Contrastive
 from presto_distill.objectives.denoising import Denoising
 from presto_distill.objectives.presto_l import PrestoL
-from presto_distill.objectives.presto_ls import PrestoLS
+from presto_distill.objectives.presto_ls import PrestoLS, PrestoLSConfig
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.objectives.regression import (
     Regression,
@@ -272,7 +272,15 @@ def train_layers_steps(preset: BundlePreset, out: Path, *, device: str = "cpu") 
 
     def objective() -> Objective:
         start = bench.load("layers_steps_warm_start")
-        return PrestoLS(bench.base, start, null_condition, bench.cfg, **bench.taps)
+        return PrestoLS(
+            bench.base,
+            start,
+            null_condition,
+            layers.config.schedule,
+            PrestoLSConfig(guidance_scale=preset.guidance_scale),
+            depth=layers.depth,
+            **bench.taps,
+        )
 
     bench.train(
         "layers_steps_warm_start",

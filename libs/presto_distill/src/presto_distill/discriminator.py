@@ -1,5 +1,6 @@
 """The discriminator head that reads the fake score's hidden states."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,3 +29,14 @@ class DiscriminatorHead(nn.Module):
             h = F.silu(norm(layer(h)))
         score = self.score(h).squeeze(1).float()  # losses are float32 under autocast too
         return score.mean(1, keepdim=True) if self.pooled else score
+
+
+class DiscriminatorHeads(nn.Module):
+    """One head per tapped block; their score maps stand side by side in time."""
+
+    def __init__(self, width: int, taps: int, **options):
+        super().__init__()
+        self.heads = nn.ModuleList(DiscriminatorHead(width, **options) for _ in range(taps))
+
+    def forward(self, hidden: tuple[Float[Tensor, "b n d"], ...]) -> Float[Tensor, "b m"]:
+        return torch.cat([head(h) for head, h in zip(self.heads, hidden, strict=True)], dim=1)

@@ -30,7 +30,7 @@ from presto_distill.metrics import Scores, evaluate
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
 from presto_distill.objective import Objective
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
-from presto_distill.objectives.presto_ls import PrestoLS
+from presto_distill.objectives.presto_ls import PrestoLS, PrestoLSConfig
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.objectives.regression import (
     Regression,
@@ -250,23 +250,29 @@ class Lab:
 
     def distill_both(
         self,
-        layers: Run,
-        cfg: PrestoSConfig | None = None,
+        start: Run | None,
+        cfg: PrestoLSConfig | None = None,
         *,
-        start: Run | None = None,
+        schedule: LayerSchedule | None = None,
         train: Stage | None = None,
     ) -> Run:
-        """Presto-LS: Presto-S whose generator has the blocks of the Presto-L student `layers` and
-        starts from it, or from `start`, its warm start."""
-        cfg, start = cfg or self.steps_config, start or layers
-        student = start.denoiser
+        """Presto-LS, in the order that `start` makes: a Presto-L student or its warm start (layers
+        first), a Presto-S generator (steps first), or None, the base model (both at once).
+
+        `schedule`: that of `start` if not given, or Presto-L's. Without dropped layers in `start`
+        the self-teacher is wanted: `cfg.nu` > 0.
+        """
+        cfg = cfg or PrestoLSConfig(guidance_scale=self.preset.guidance_scale)
+        student = start.denoiser if start else self.teacher
+        schedule = schedule or student.config.schedule or presto_schedule(self.teacher.depth)
+        depth, null = self.teacher.depth, null_condition
         return self._run(
             "presto-ls",
-            {"cfg": cfg, "layers": layers.key, "start": start.key},
+            {"cfg": cfg, "schedule": schedule, "start": start.key if start else None},
             train or self.preset.steps,
-            lambda: PrestoLS(self.teacher, student, null_condition, cfg, **self._taps),
+            lambda: PrestoLS(self.teacher, student, null, schedule, cfg, depth=depth, **self._taps),
             "generator",
-            replace(layers.denoiser.config, few_step=True),
+            replace(student.config, schedule=schedule, few_step=True),
         )
 
     @property

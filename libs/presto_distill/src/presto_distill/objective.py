@@ -36,6 +36,9 @@ class Objective(Protocol):
 
     players: dict[str, nn.Module]
     turns: Sequence[Turn]
+    # Optional: `cfg`, a frozen dataclass that checkpoints keep and compare; `fixed`, networks by
+    # name that never learn but live on the players' device; `averages`, a dict that the trainer
+    # fills with the players' moving averages for losses that are taught by them.
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -64,12 +64,14 @@ class Trainer:
 
     def __post_init__(self) -> None:
         players = self.objective.players
-        for player in players.values():
-            player.to(self.device)
+        for module in (*players.values(), *getattr(self.objective, "fixed", {}).values()):
+            module.to(self.device)
         self.averages = {
             name: copy.deepcopy(player).eval().requires_grad_(False)
             for name, player in players.items()
         }
+        if hasattr(self.objective, "averages"):
+            self.objective.averages = self.averages
         self.optimizers = {
             name: torch.optim.Adam(player.parameters(), lr=self._lr(name), betas=self.cfg.betas)
             for name, player in players.items()
@@ -114,6 +116,14 @@ class Trainer:
         ema.update(self.averages[turn.player], player, decay=self.cfg.ema_decay, step=self.step)
         return values, norm
 
+    def _config(self) -> dict[str, str]:
+        """What a resumed run must have in common with this one, as text, by field."""
+        found = {}
+        for config in (self.cfg, getattr(self.objective, "cfg", None)):
+            if config is not None:
+                found |= {f.name: repr(getattr(config, f.name)) for f in fields(config)}
+        return found
+
     def _lr(self, player: str) -> float:
         return self.cfg.lr[player] if isinstance(self.cfg.lr, dict) else self.cfg.lr
 
@@ -133,7 +143,7 @@ class Trainer:
         """Weights, averages, optimizers and the step, with the config they belong to."""
         return {
             "step": self.step,
-            "config": asdict(self.cfg),
+            "config": self._config(),
             "players": {k: v.state_dict() for k, v in self.objective.players.items()},
             "averages": {k: v.state_dict() for k, v in self.averages.items()},
             "optimizers": {k: v.state_dict() for k, v in self.optimizers.items()},
@@ -141,7 +151,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; a config that differs (other than in `steps`) is refused."""
-        ours = asdict(self.cfg)
+        ours = self._config()
         changed = {
             name: f"{state['config'].get(name)} -> {value}"
             for name, value in ours.items()

@@ -3,6 +3,7 @@
 D(x, sigma, cond) -> clean estimate     samplers, guidance, metrics, base training, teacher
 D.features(...), D(..., tap=block)      the adversarial half of Presto-S
 D(..., budget=blocks)                   Presto-L and Presto-LS
+D(..., sigma_to=sigma)                  consistency trajectories
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Cond = Any  # opaque: a pytree of tensors whose first dimension is the batch
+Tap = int | tuple[int, ...]  # a block or several; -1: the hidden state entering the output head
+Hidden = Float[Tensor, "b n d"] | tuple[Float[Tensor, "b n d"], ...]  # one per tapped block
 
 
 @runtime_checkable
@@ -18,8 +21,8 @@ class Denoiser(Protocol):
     """Estimates the clean latent x0 from x = x0 + sigma * noise."""
 
     def __call__(
-        self, x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond
-    ) -> Float[Tensor, "b c t"]: ...
+        self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond
+    ) -> Float[Tensor, "b c *t"]: ...
 
 
 @runtime_checkable
@@ -27,14 +30,14 @@ class FeatureDenoiser(Protocol):
     """A denoiser that also shows its hidden states, which Presto-S's discriminator reads."""
 
     def __call__(
-        self, x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond, *, tap: int
-    ) -> tuple[Float[Tensor, "b c t"], Float[Tensor, "b n d"]]:
+        self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond, *, tap: Tap
+    ) -> tuple[Float[Tensor, "b c *t"], Hidden]:
         """The denoised latent and the hidden state after block `tap` (-1: entering the head)."""
         ...
 
     def features(
-        self, x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond, *, tap: int
-    ) -> Float[Tensor, "b n d"]:
+        self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond, *, tap: Tap
+    ) -> Hidden:
         """The hidden state after block `tap`, running no block beyond it."""
         ...
 
@@ -45,16 +48,21 @@ class BudgetDenoiser(Protocol):
 
     def __call__(
         self,
-        x: Float[Tensor, "b c t"],
+        x: Float[Tensor, "b c *t"],
         sigma: Float[Tensor, " b"],
         cond: Cond,
         *,
         budget: int | Int[Tensor, " b"],
-    ) -> Float[Tensor, "b c t"]: ...
+    ) -> Float[Tensor, "b c *t"]: ...
 
 
 def score(
-    denoised: Float[Tensor, "b c t"], x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"]
-) -> Float[Tensor, "b c t"]:
+    denoised: Float[Tensor, "b c *t"], x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"]
+) -> Float[Tensor, "b c *t"]:
     """Score of the noised density at x (Tweedie's formula)."""
-    return (denoised - x) / sigma.view(-1, 1, 1) ** 2
+    return (denoised - x) / per_sample(sigma, x) ** 2
+
+
+def per_sample(value: Float[Tensor, " b"], like: Float[Tensor, "b *n"]) -> Tensor:
+    """One value per sample, shaped to be multiplied with a batch of any number of dimensions."""
+    return value.view(-1, *[1] * (like.ndim - 1))

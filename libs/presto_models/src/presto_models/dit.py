@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from presto_models.attention import rotary_table
 from presto_models.blocks import Block, Fourier
 from presto_models.conditioning import Condition
+from presto_models.denoiser import Hidden, Tap
 from presto_models.edm import SIGMA_DATA, Precondition
 from presto_models.layer_schedule import Drop, LayerSchedule, kept_blocks
 from presto_models.snapshot import Snapshot
@@ -30,6 +31,7 @@ class DiTConfig:
     text_width: int = 128  # of the prompt's tokens; 0 for a network without text
     text_attention: bool = True  # False: the prompt enters as one pooled vector only
     budget_embedding: bool = True  # tell the network how many blocks will run
+    trajectory: bool = False  # tell it the noise level a jump is to end at (consistency trajectory)
     drop: Drop = "shifted"  # which blocks a smaller budget drops
 
 
@@ -51,6 +53,7 @@ class DiT(nn.Module):
         self.tempo = Fourier(width, low=0.05, high=8.0)
         self.no_tempo = nn.Parameter(torch.zeros(width))
         self.budget = nn.Embedding(config.depth, width) if config.budget_embedding else None
+        self.noise_to = Fourier(width) if config.trajectory else None
         if config.text_width:
             self.text = nn.Linear(config.text_width, width)
             self.no_text = nn.Parameter(torch.zeros(width))
@@ -78,6 +81,8 @@ class DiT(nn.Module):
                 nn.init.zeros_(block.text_attention.out.weight)
         if self.budget is not None:
             nn.init.zeros_(self.budget.weight)
+        if self.noise_to is not None:
+            nn.init.zeros_(self.noise_to.out.weight)
 
     def forward(
         self,
@@ -86,17 +91,21 @@ class DiT(nn.Module):
         cond: Condition | None = None,
         *,
         budget: int | Int[Tensor, " b"] | None = None,
-        tap: int | None = None,
-    ) -> Float[Tensor, "b c t"] | tuple[Float[Tensor, "b c t"], Float[Tensor, "b t d"]]:
+        tap: Tap | None = None,
+        c_noise_to: Float[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b c t"] | tuple[Float[Tensor, "b c t"], Hidden]:
         """The network's output and, with `tap`, the hidden state after that block beside it.
 
         `budget`: number of blocks to run, for all or per sample; None runs all of them.
-        `tap`: index of a block, or -1 for the hidden state entering the output head.
+        `tap`: index of a block or several, -1 for the hidden state entering the output head.
+        `c_noise_to`: where a jump is to end, if the network was built with `trajectory`.
         """
         if isinstance(budget, Tensor):
-            return self._grouped(x, c_noise, cond, budget, tap)
+            return self._grouped(x, c_noise, cond, budget, tap, c_noise_to)
         budget = self.config.depth if budget is None else budget
-        h, tapped, embedding = self._run(x, c_noise, cond, budget=budget, tap=tap)
+        h, tapped, embedding = self._run(
+            x, c_noise, cond, budget=budget, tap=tap, c_noise_to=c_noise_to
+        )
         shift, scale = self.output_modulation(embedding).unsqueeze(1).chunk(2, dim=-1)
         F_x = self.output(self.norm(h) * (1 + scale) + shift).transpose(1, 2)
         return F_x if tap is None else (F_x, tapped)
@@ -107,36 +116,44 @@ class DiT(nn.Module):
         c_noise: Float[Tensor, " b"],
         cond: Condition | None = None,
         *,
-        tap: int,
-    ) -> Float[Tensor, "b t d"]:
+        tap: Tap,
+    ) -> Hidden:
         """The full network's hidden state after block `tap`; no later block runs."""
         depth = self.config.depth
         return self._run(x, c_noise, cond, budget=depth, tap=tap, stop=True)[1]
 
-    def _run(self, x, c_noise, cond, *, budget: int, tap: int | None, stop: bool = False):
-        """Embed and run the kept blocks: final hidden state, tapped one, noise embedding."""
+    def _run(
+        self, x, c_noise, cond, *, budget: int, tap: Tap | None, stop: bool = False, c_noise_to=None
+    ):
+        """Embed and run the kept blocks: final hidden state, tapped one(s), noise embedding."""
         kept = kept_blocks(budget, self.config.depth, self.config.drop)
-        tap = kept[-1] if tap == -1 else tap
-        if tap is not None and tap not in kept:
-            raise ValueError(f"tap {tap} is not among the blocks that run: {kept}")
+        wanted = () if tap is None else tap if isinstance(tap, tuple) else (tap,)
+        wanted = tuple(kept[-1] if i == -1 else i for i in wanted)
+        if missing := [i for i in wanted if i not in kept]:
+            raise ValueError(f"tap {missing[0]} is not among the blocks that run: {kept}")
         h = self.input(x.to(self.input.weight.dtype).transpose(1, 2))
         rotary = rotary_table(h.shape[1], self.config.width // self.config.heads, h.device)
-        embedding, text, mask = self._embed(c_noise, cond, budget)
+        embedding, text, mask = self._embed(c_noise, cond, budget, c_noise_to)
         modulation = self.modulation(embedding).unflatten(-1, (6, -1))
-        tapped = None
+        seen = {}
         for i in kept:
             h = self.blocks[i](h, modulation, rotary, text, mask)
-            if i == tap:
-                tapped = h
-                if stop:
+            if i in wanted:
+                seen[i] = h
+                if stop and len(seen) == len(set(wanted)):
                     break
-        return h, tapped, embedding
+        tapped = tuple(seen[i] for i in wanted)
+        return h, tapped if isinstance(tap, tuple) else tapped[0] if tapped else None, embedding
 
-    def _embed(self, c_noise: Tensor, cond: Condition | None, budget: int):
+    def _embed(self, c_noise: Tensor, cond: Condition | None, budget: int, c_noise_to):
         """One vector for noise, tempo, budget and prompt; and the prompt's tokens with mask."""
         vector = self.noise(c_noise)
         if self.budget is not None:
             vector = vector + self.budget.weight[budget - 1]
+        if c_noise_to is not None:
+            if self.noise_to is None:
+                raise ValueError("a network that jumps to sigma_to is built with trajectory=True")
+            vector = vector + self.noise_to(c_noise_to)
         if cond is None:
             known, log_tempo = c_noise.new_zeros(len(c_noise), 1, dtype=torch.bool), c_noise * 0
         else:
@@ -158,23 +175,18 @@ class DiT(nn.Module):
         text = self.text(cond.text.to(first.dtype))
         return torch.cat([first, text], dim=1), torch.cat([seen, cond.mask], dim=1)
 
-    def _grouped(self, x, c_noise, cond, budget: Tensor, tap: int | None):
+    def _grouped(self, x, c_noise, cond, budget: Tensor, tap: Tap | None, c_noise_to):
         """Run each budget's samples together and put them back in order."""
         groups = [(budget == n).nonzero().squeeze(1) for n in budget.unique()]
-        parts = [
-            self(
-                x[rows],
-                c_noise[rows],
-                tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows], cond),
-                budget=int(budget[rows[0]]),
-                tap=tap,
+        parts = []
+        for rows in groups:
+            one = tree_map_only(
+                Tensor, lambda v, rows=rows: v[rows], (x, c_noise, cond, c_noise_to)
             )
-            for rows in groups
-        ]
+            count = int(budget[rows[0]])
+            parts.append(self(*one[:3], budget=count, tap=tap, c_noise_to=one[3]))
         order = torch.cat(groups).argsort()
-        if tap is None:
-            return torch.cat(parts)[order]
-        return tuple(torch.cat(part)[order] for part in zip(*parts, strict=True))
+        return tree_map(lambda *leaf: torch.cat(leaf)[order], *parts)
 
 
 def micro() -> DiTConfig:

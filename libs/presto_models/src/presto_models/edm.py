@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from presto_models.denoiser import Cond
+from presto_models.denoiser import Cond, Hidden, Tap, per_sample
 
 SIGMA_DATA, SIGMA_MIN, SIGMA_MAX = 0.5, 0.002, 80.0  # published
 
@@ -39,28 +39,38 @@ class Precondition(nn.Module):
         self.sigma_data = sigma_data
 
     def forward(
-        self, x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond = None, **options
-    ) -> Float[Tensor, "b c t"] | tuple[Float[Tensor, "b c t"], Float[Tensor, "b n d"]]:
+        self,
+        x: Float[Tensor, "b c *t"],
+        sigma: Float[Tensor, " b"],
+        cond: Cond = None,
+        *,
+        sigma_to: Float[Tensor, " b"] | None = None,
+        **options,
+    ) -> Float[Tensor, "b c *t"] | tuple[Float[Tensor, "b c *t"], Hidden]:
+        """`sigma_to`, for networks that know where a jump along a trajectory is to end, reaches
+        the network as `c_noise_to`."""
         c_skip, c_out, c_in, c_noise = scalings(sigma.float(), self.sigma_data)
-        F_x = self.inner(_per_sample(c_in) * x, c_noise, cond, **options)
+        if sigma_to is not None:
+            options["c_noise_to"] = sigma_to.float().clamp(min=SIGMA_MIN).log() / 4
+        F_x = self.inner(per_sample(c_in, x) * x, c_noise, cond, **options)
         F_x, *hidden = F_x if isinstance(F_x, tuple) else (F_x,)
-        D_x = _per_sample(c_skip) * x + _per_sample(c_out) * F_x.float()
+        D_x = per_sample(c_skip, x) * x + per_sample(c_out, x) * F_x.float()
         return (D_x, *hidden) if hidden else D_x
 
     def features(
-        self, x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond = None, *, tap: int
-    ) -> Float[Tensor, "b n d"]:
+        self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond = None, *, tap: Tap
+    ) -> Hidden:
         """Hidden state after block `tap` of the network; later blocks do not run."""
         _, _, c_in, c_noise = scalings(sigma.float(), self.sigma_data)
-        return self.inner.features(_per_sample(c_in) * x, c_noise, cond, tap=tap)
+        return self.inner.features(per_sample(c_in, x) * x, c_noise, cond, tap=tap)
 
 
 def add_noise(
-    x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], rng: torch.Generator | None = None
-) -> Float[Tensor, "b c t"]:
+    x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], rng: torch.Generator | None = None
+) -> Float[Tensor, "b c *t"]:
     """x + sigma * eps with eps ~ N(0, 1) drawn from `rng`."""
     eps = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
-    return x + _per_sample(sigma) * eps
+    return x + per_sample(sigma, x) * eps
 
 
 def karras_sigmas(
@@ -151,8 +161,46 @@ class Discrete:
         return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]
 
 
-def _per_sample(value: Float[Tensor, " b"]) -> Float[Tensor, "b 1 1"]:
-    return value.view(-1, 1, 1)
+@dataclass(frozen=True)
+class Truncated:
+    """Another law between its own quantiles `low` and `high`, such as DMD2's 2 % to 98 %."""
+
+    law: SigmaLaw
+    low: float = 0.02
+    high: float = 0.98
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"need 0 <= low < high <= 1, got {self.low} and {self.high}")
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.law.quantile(self.low + u * (self.high - self.low))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Each of several laws with its share of the mass, for a network that must serve both.
+
+    Its levels are drawn law by law: `quantile` stacks the laws side by side on [0, 1], so it is
+    not monotone across them. Use it to draw, not to place the bins of a schedule.
+    """
+
+    laws: tuple[SigmaLaw, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.laws) != len(self.shares) or abs(sum(self.shares) - 1) > 1e-6:
+            raise ValueError(f"{len(self.laws)} laws need shares that sum to 1, got {self.shares}")
+        if min(self.shares) <= 0:
+            raise ValueError(f"shares must be positive, got {self.shares}")
+
+    def quantile(self, u: Tensor) -> Tensor:
+        sigma, start = torch.zeros_like(u), 0.0
+        for law, share in zip(self.laws, self.shares, strict=True):
+            inside = ((u - start) / share).clamp(0, 1)
+            sigma = torch.where(u >= start, law.quantile(inside), sigma)
+            start += share
+        return sigma
 
 
 def _check_range(sigma_min: float, sigma_max: float) -> None:

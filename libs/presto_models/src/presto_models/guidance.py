@@ -19,7 +19,9 @@ def guided(D: Denoiser, scale: float, null: Null) -> Denoiser:
     if scale == 1:
         return D
 
-    def D_w(x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond, **options) -> Tensor:
+    def D_w(
+        x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond, **options
+    ) -> Tensor:
         D_null = D(x, sigma, null(cond), **options)
         return D_null if scale == 0 else D_null + scale * (D(x, sigma, cond, **options) - D_null)
 

@@ -4,6 +4,7 @@ ASE (Moon et al. 2024) and Presto-L share the idea that noisier inputs need fewe
 differ in which blocks stay: ASE drops the last ones, Presto-L keeps the last block always.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,10 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from presto_models.denoiser import BudgetDenoiser, Cond
+from presto_models.denoiser import BudgetDenoiser, Cond, Hidden, Tap
 from presto_models.edm import LogNormal, SigmaLaw
 
 Drop = Literal["shifted", "tail"]
+PRESTO, MILD = (0, 4, 8, 12, 14), (0, 2, 4, 6, 7)  # of 24 blocks dropped per bin, cleanest first
 
 
 def kept_blocks(budget: int, depth: int, drop: Drop = "shifted") -> list[int]:
@@ -45,6 +47,12 @@ class LayerSchedule:
         if list(self.edges) != sorted(self.edges):
             raise ValueError(f"edges must ascend, got {self.edges}")
 
+    def within(self, depth: int) -> "LayerSchedule":
+        """The schedule itself; ValueError where a budget is none of 1..depth."""
+        if wrong := [budget for budget in self.budgets if not 1 <= budget <= depth]:
+            raise ValueError(f"budgets must be within 1..{depth} blocks, got {wrong[0]}")
+        return self
+
     def __call__(self, sigma: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Number of blocks to run for each sample, shape (b,)."""
         bins = torch.bucketize(sigma, torch.tensor(self.edges, device=sigma.device), right=True)
@@ -57,11 +65,17 @@ def quantile_schedule(budgets: tuple[int, ...], law: SigmaLaw) -> LayerSchedule:
     return LayerSchedule(tuple(law.quantile(inner).tolist()), budgets)
 
 
+def sigma_schedule(budgets: tuple[int, ...], sigma_min: float, sigma_max: float) -> LayerSchedule:
+    """Bins of equal width in ln sigma, cleanest first; the outer two reach to 0 and infinity."""
+    edges = torch.linspace(math.log(sigma_min), math.log(sigma_max), len(budgets) + 1).exp()
+    return LayerSchedule(tuple(edges[1:-1].tolist()), budgets)
+
+
 def presto_schedule(
-    depth: int, law: SigmaLaw = LogNormal(), dropped: tuple[int, ...] = (0, 4, 8, 12, 14)
+    depth: int, law: SigmaLaw = LogNormal(), dropped: tuple[int, ...] = PRESTO
 ) -> LayerSchedule:
     """Presto-L's schedule scaled to `depth`: `dropped` of 24 blocks per equal-probability bin of
-    the training noise, cleanest first. Our default; not stated in the paper."""
+    the training noise, cleanest first. Our default, not stated in the paper; `MILD` drops half."""
     return quantile_schedule(tuple(max(1, depth - round(n * depth / 24)) for n in dropped), law)
 
 
@@ -81,6 +95,12 @@ class ScheduledDenoiser(nn.Module):
         self.schedule = schedule
 
     def forward(
-        self, x: Float[Tensor, "b c t"], sigma: Float[Tensor, " b"], cond: Cond = None, **options
-    ) -> Float[Tensor, "b c t"]:
+        self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond = None, **options
+    ) -> Float[Tensor, "b c *t"]:
         return self.denoiser(x, sigma, cond, budget=self.schedule(sigma), **options)
+
+    def features(
+        self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond = None, *, tap: Tap
+    ) -> Hidden:
+        """The hidden state after block `tap` of the pass that the schedule shortens."""
+        return self(x, sigma, cond, tap=tap)[1]

@@ -24,15 +24,15 @@ class Step(NamedTuple):
 
     index: int
     sigma: float  # the noise level this step started from
-    denoised: Float[Tensor, "b c t"]
-    x: Float[Tensor, "b c t"]  # the state after the step; after the last step, the sample
+    denoised: Float[Tensor, "b c *t"]
+    x: Float[Tensor, "b c *t"]  # the state after the step; after the last step, the sample
 
 
 Sampler = Iterator[Step]
 Rng = torch.Generator | Sequence[torch.Generator]
 
 
-def sample(steps: Sampler) -> Float[Tensor, "b c t"]:
+def sample(steps: Sampler) -> Float[Tensor, "b c *t"]:
     """Run a sampler to its end and return the sample."""
     *_, last = steps
     return last.x

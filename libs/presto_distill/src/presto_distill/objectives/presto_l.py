@@ -2,14 +2,17 @@
 level calls for, and to end in the hidden state it would have reached with all of them."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_distill import losses
-from presto_distill.objective import Batch, Losses, Turn, trainable
+from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_distill.objectives.denoising import drop_condition
+from presto_models.denoiser import Cond
 from presto_models.edm import SIGMA_DATA, LogNormal, SigmaLaw, add_noise, sample_sigma
 from presto_models.guidance import Null
 from presto_models.layer_schedule import LayerSchedule
@@ -19,13 +22,16 @@ from presto_models.layer_schedule import LayerSchedule
 class PrestoLConfig:
     """Published: nu = 0.1, last block always kept, budget conditioning, condition dropout 10 %.
 
-    `normalise_state` is our default, not stated in the paper. Which blocks are kept and whether the
-    budget is embedded are options of the network itself.
+    Our defaults, not stated in the paper: `teacher` and `compare`. Which blocks are kept and
+    whether the budget is embedded are options of the network itself.
     """
 
     p_train: SigmaLaw = LogNormal()
     nu: float = 0.1  # weight of the self-teacher term; 0 leaves it out
-    normalise_state: bool = True  # compare hidden states as the output head's layer norm sees them
+    teacher: Literal["self", "ema", "base"] = "self"  # who runs at full depth to teach
+    # What is compared: the hidden state entering the output head, as the head's layer norm sees
+    # it or raw, or the denoised outputs.
+    compare: Literal["state", "raw_state", "output"] = "state"
     condition_dropout: float = 0.1
     sigma_data: float = SIGMA_DATA
 
@@ -42,8 +48,11 @@ class PrestoL:
         *,
         depth: int,
     ):
-        self.null, self.schedule, self.cfg, self.depth = null, schedule, cfg, depth
+        self.null, self.cfg, self.depth = null, cfg, depth
+        self.schedule = schedule.within(depth)
         self.student = trainable(base)
+        self.fixed = {"base": frozen(base)} if cfg.teacher == "base" else {}
+        self.averages: dict[str, nn.Module] = {}  # the trainer's
         self.players = {"student": self.student}
         self.turns = [Turn("student", self.loss)]
 
@@ -55,16 +64,49 @@ class PrestoL:
 
         # Denoise with the blocks this noise level calls for; samples are grouped by budget.
         budget = self.schedule(sigma)
-        D_x, dropped = self.student(noised, sigma, cond, budget=budget, tap=-1)
-        terms = {"dsm": losses.denoising(D_x, x, sigma, cfg.sigma_data).mean()}
+        dropped = self.student(noised, sigma, cond, budget=budget, tap=-1)
+        terms = {"dsm": losses.denoising(dropped[0], x, sigma, cfg.sigma_data).mean()}
 
-        # The same network at full depth teaches the hidden state that enters the output head.
-        # Samples that dropped nothing would teach themselves: they cost no second pass.
-        short = (budget < self.depth).nonzero().squeeze(1)
-        if cfg.nu and len(short):
-            rest = tree_map_only(Tensor, lambda leaf: leaf[short], (noised, sigma, cond))
-            with torch.no_grad():
-                full = self.student.features(*rest, tap=self.depth - 1)
-            distance = losses.self_teacher(dropped[short], full, normalise=cfg.normalise_state)
-            terms["self_teacher"] = cfg.nu * distance.sum() / len(x)
+        # A network at full depth teaches what the dropped pass should have come to.
+        if cfg.nu:
+            teacher = self._teacher()
+            distance = full_depth_distance(
+                teacher, dropped, noised, sigma, cond, budget, depth=self.depth, compare=cfg.compare
+            )
+            terms["self_teacher"] = cfg.nu * distance.mean()
         return terms
+
+    def _teacher(self) -> nn.Module:
+        if self.cfg.teacher == "ema" and not self.averages:
+            raise ValueError('teacher="ema" needs a Trainer, which keeps the moving averages')
+        teachers = {"self": self.student, "ema": self.averages.get("student"), **self.fixed}
+        return teachers[self.cfg.teacher]
+
+
+def full_depth_distance(
+    teacher: nn.Module,
+    dropped: tuple[Float[Tensor, "b c *t"], Float[Tensor, "b n d"]],
+    noised: Float[Tensor, "b c *t"],
+    sigma: Float[Tensor, " b"],
+    cond: Cond,
+    budget: Int[Tensor, " b"],
+    *,
+    depth: int,
+    compare: str = "state",
+) -> Float[Tensor, " b"]:
+    """Per sample, how far a dropped pass (output, hidden state) is from the teacher's full one.
+
+    Samples that dropped nothing would teach themselves: they cost no second pass and count as 0.
+    """
+    distance = sigma.new_zeros(len(sigma))
+    short = (budget < depth).nonzero().squeeze(1)
+    if len(short):
+        rest = tree_map_only(Tensor, lambda leaf: leaf[short], (noised, sigma, cond))
+        with torch.no_grad():
+            D_full, full = teacher(*rest, budget=depth, tap=-1)
+        D_x, hidden = (leaf[short] for leaf in dropped)
+        if compare == "output":
+            distance[short] = losses.denoising(D_x, D_full, rest[1])
+        else:
+            distance[short] = losses.self_teacher(hidden, full, normalise=compare == "state")
+    return distance

@@ -37,16 +37,16 @@ class RegressionConfig:
 class Trajectories(NamedTuple):
     """The teacher's way from noise to clean for n clips: `l` points each, and where it ends."""
 
-    x: Float[Tensor, "l n c t"]
+    x: Float[Tensor, "l n c *t"]
     sigma: Float[Tensor, "l n"]
-    end: Float[Tensor, "n c t"]
+    end: Float[Tensor, "n c *t"]
     cond: Cond
 
 
 class Point(NamedTuple):
     """What the generator is given: points of trajectories, their noise levels and conditions."""
 
-    x: Float[Tensor, "b c t"]
+    x: Float[Tensor, "b c *t"]
     sigma: Float[Tensor, " b"]
     cond: Cond
 

@@ -7,6 +7,7 @@ from presto_distill import losses
 from presto_distill.objective import Batch
 from presto_distill.objectives.denoising import Denoising, DenoisingConfig, drop_condition
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
+from presto_distill.trainer import TrainConfig, Trainer
 from presto_models.conditioning import null_condition
 from presto_models.edm import Discrete, LogNormal, add_noise, sample_sigma
 from presto_models.layer_schedule import LayerSchedule, presto_schedule
@@ -164,3 +165,50 @@ def test_an_unconditional_batch_needs_no_condition(objective):
     terms = objective(MIXED).loss(Batch(x), rng(1))
     assert all(term.isfinite() for term in terms.values())
     assert terms.keys() == {"dsm", "self_teacher"}
+
+
+# --- teachers, features, schedules ---------------------------------------------------------------
+
+
+def distance_to(teacher, objective, batch, compare="state") -> torch.Tensor:
+    """The self-teacher's term by hand, with the draws of `rng(3)`."""
+    source = rng(3)
+    sigma = sample_sigma(LogNormal(), BATCH, source)
+    noised = add_noise(batch.x, sigma, source)
+    D_x, dropped = objective.student(noised, sigma, batch.cond, budget=2, tap=-1)
+    D_full, full = teacher(noised, sigma, batch.cond, budget=DEPTH, tap=-1)
+    if compare == "output":
+        return 0.1 * losses.denoising(D_x, D_full, sigma).mean()
+    return 0.1 * losses.self_teacher(dropped, full, normalise=compare == "state").mean()
+
+
+@pytest.mark.parametrize("compare", ["state", "raw_state", "output"])
+def test_what_is_compared_is_a_choice(objective, batch, compare):
+    objective = objective(HALF, condition_dropout=0.0, compare=compare)
+    term = objective.loss(batch, rng(3))["self_teacher"]
+    expected = distance_to(objective.student, objective, batch, compare)
+    torch.testing.assert_close(term, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("teacher", ["ema", "base"])
+def test_another_teacher_teaches_and_never_learns(objective, tiny_denoiser, batch, teacher):
+    objective = objective(HALF, condition_dropout=0.0, teacher=teacher)
+    trainer = Trainer(objective, TrainConfig(steps=1))
+    for net in (objective.student, trainer.averages["student"]):  # both away from the base
+        net.load_state_dict(tiny_denoiser(seed=5 + (net is objective.student)).state_dict())
+    net = trainer.averages["student"] if teacher == "ema" else tiny_denoiser()
+    term = objective.loss(batch, rng(3))["self_teacher"]
+    torch.testing.assert_close(term, distance_to(net, objective, batch), rtol=1e-4, atol=1e-6)
+    term.backward()
+    teachers = [*trainer.averages.values(), *objective.fixed.values()]
+    assert all(p.grad is None for net in teachers for p in net.parameters())
+
+
+def test_an_average_that_nobody_keeps_is_refused(objective, batch):
+    with pytest.raises(ValueError, match="needs a Trainer"):
+        objective(HALF, teacher="ema").loss(batch, rng())
+
+
+def test_budgets_beyond_the_network_are_refused(objective):
+    with pytest.raises(ValueError, match=r"within 1\.\.4 blocks, got 5"):
+        objective(LayerSchedule(edges=(), budgets=(DEPTH + 1,)))

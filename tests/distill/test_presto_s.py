@@ -6,12 +6,10 @@ from torch import nn
 
 from presto_distill import losses
 from presto_distill.objective import Batch, Turn
-from presto_distill.objectives.presto_ls import PrestoLS
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.trainer import TrainConfig, Trainer
 from presto_models.conditioning import null_condition
 from presto_models.edm import Discrete, KarrasUniform, LogNormal, add_noise, sample_sigma
-from presto_models.layer_schedule import LayerSchedule
 
 BATCH, CHANNELS, FRAMES, WIDTH, TAP = 4, 4, 16, 16, 1
 ONE_LEVEL_EACH = dict(
@@ -228,8 +226,8 @@ def test_one_forward_for_both_critic_terms_equals_two(objective, batch):
     (dsm + gan).backward()
     separate = [p.grad for p in critic.parameters() if p.grad is not None]
     assert len(shared) == len(separate)
-    for one, two in zip(shared, separate, strict=True):
-        assert (one - two).norm() <= 1e-5 * two.norm()
+    one, two = (torch.cat([g.flatten() for g in grads]) for grads in (shared, separate))
+    assert (one - two).norm() <= 1e-6 * two.norm()
 
 
 @pytest.mark.parametrize("gan", ["least_squares", "softplus"])
@@ -299,29 +297,6 @@ def test_players_are_copies_of_the_teacher_which_never_changes(tiny_denoiser, ba
     assert all(same(teacher, before))
     teacher.requires_grad_(False).inner.output.weight.zero_()
     assert torch.equal(objective.teacher(*call), guided)  # it is a copy, and frozen
-
-
-# --- Presto-LS -----------------------------------------------------------------------------------
-
-
-def test_presto_ls_drops_layers_in_the_generator_only(tiny_denoiser, batch):
-    schedule = LayerSchedule(edges=(1.0,), budgets=(4, 2))
-    base, student = tiny_denoiser(seed=1), tiny_denoiser(seed=2)
-    objective = PrestoLS(
-        base, student, null_condition, schedule, depth=4, feature_layer=TAP, width=WIDTH
-    )
-    sigma, x, cond = torch.tensor([0.1, 5.0, 0.3, 80.0]), batch.x, batch.cond
-    source = rng(7)
-    drawn = sample_sigma(KarrasUniform(), BATCH, source)
-    expected = student(add_noise(x, drawn, source), drawn, cond, budget=schedule(drawn))
-    assert torch.equal(objective.generate(batch, rng(7)), expected)
-    assert torch.equal(objective.fake_score(x, sigma, cond), base(x, sigma, cond, budget=4))
-    D, D_null = base(x, sigma, cond, budget=4), base(x, sigma, null_condition(cond), budget=4)
-    torch.testing.assert_close(objective.teacher(x, sigma, cond), D_null + 4.5 * (D - D_null))
-
-    objective.players["critic"].requires_grad_(False)
-    sum(objective.generator_loss(batch, rng()).values()).backward()
-    assert objective.generator.inner.blocks[-1].mlp.down.weight.grad.any()
 
 
 # --- convergence ---------------------------------------------------------------------------------

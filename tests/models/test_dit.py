@@ -199,3 +199,27 @@ def test_rotation_keeps_lengths_and_makes_products_relative():
         diagonal = products.diagonal(shift)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
     assert products[0].std() > 0.01
+
+
+def test_several_taps_are_the_single_ones_side_by_side(tiny_denoiser, tiny_condition):
+    D, x = tiny_denoiser(), torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+    call = (x, torch.ones(2), tiny_condition(2))
+    D_x, hidden = D(*call, tap=(0, 2, -1))
+    assert torch.equal(D_x, D(*call))
+    for one, tap in zip(hidden, (0, 2, 3), strict=True):
+        assert torch.equal(one, D.features(*call, tap=tap))
+    assert torch.equal(D.features(*call, tap=(2, 0))[1], hidden[0])
+    mixed = D(*call, tap=(0, -1), budget=torch.tensor([4, 2]))[1]
+    assert [state.shape for state in mixed] == [hidden[0].shape] * 2
+
+
+def test_where_a_jump_ends_is_told_to_networks_built_for_it(tiny_denoiser, tiny_condition):
+    x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+    call = (x, torch.ones(2), tiny_condition(2))
+    D = tiny_denoiser(trajectory=True)
+    near, far = (D(*call, sigma_to=torch.full((2,), s)) for s in (0.9, 0.01))
+    assert not torch.allclose(near, far)
+    each = D(*call, sigma_to=torch.tensor([0.9, 0.01]), budget=torch.tensor([4, 4]))
+    torch.testing.assert_close(each, torch.stack([near[0], far[1]]))
+    with pytest.raises(ValueError, match="trajectory=True"):
+        tiny_denoiser()(*call, sigma_to=torch.ones(2))

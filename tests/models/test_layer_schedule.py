@@ -5,12 +5,14 @@ import torch
 
 from presto_models.edm import LogNormal, sample_sigma
 from presto_models.layer_schedule import (
+    MILD,
     LayerSchedule,
     ScheduledDenoiser,
     ase_schedule,
     kept_blocks,
     presto_schedule,
     quantile_schedule,
+    sigma_schedule,
 )
 
 
@@ -99,3 +101,22 @@ def test_scheduled_denoiser_asks_for_each_samples_budget():
     schedule = LayerSchedule((1.0,), (4, 2))
     assert ScheduledDenoiser(Stub(), schedule)(x, torch.tensor([2.0, 0.5, 1.0]), "c") is x
     assert asked == [([2, 4, 2], "c")]
+
+
+def test_bins_of_noise_are_equally_wide_in_its_logarithm():
+    schedule = sigma_schedule((4, 3, 2), 0.01, 10.0)
+    assert schedule.edges == pytest.approx((0.1, 1.0))
+    assert schedule.budgets == (4, 3, 2)
+
+
+def test_a_milder_schedule_drops_half_as_many():
+    mild, full = presto_schedule(24, dropped=MILD), presto_schedule(24)
+    assert mild.edges == full.edges
+    assert [24 - b for b in full.budgets] == [2 * (24 - b) for b in mild.budgets]
+
+
+def test_a_schedule_within_the_depth_is_itself_and_others_are_refused():
+    schedule = LayerSchedule(edges=(1.0,), budgets=(6, 2))
+    assert schedule.within(6) is schedule
+    with pytest.raises(ValueError, match=r"within 1\.\.5 blocks, got 6"):
+        schedule.within(5)

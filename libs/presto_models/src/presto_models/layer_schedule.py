@@ -96,7 +96,7 @@ class ScheduledDenoiser(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond = None, **options
-    ) -> Float[Tensor, "b c *t"]:
+    ) -> Float[Tensor, "b c *t"] | tuple[Float[Tensor, "b c *t"], Hidden]:
         return self.denoiser(x, sigma, cond, budget=self.schedule(sigma), **options)
 
     def features(

@@ -6,7 +6,7 @@ discriminator looks (p_gan).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 import torch
 from jaxtyping import Float
@@ -63,8 +63,13 @@ class PrestoSConfig:
     def __post_init__(self) -> None:
         if self.critic_updates < 1:
             raise ValueError(f"critic_updates must be at least 1, got {self.critic_updates}")
-        if self.gan not in _GAN:
-            raise ValueError(f"gan must be one of {', '.join(_GAN)}, got {self.gan!r}")
+        for name in ("weighting", "gan", "features"):
+            value, allowed = getattr(self, name), get_args(get_type_hints(type(self))[name])
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        for name in ("nu_1", "nu_2", "r1"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 class PrestoS:

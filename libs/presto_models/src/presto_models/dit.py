@@ -39,7 +39,7 @@ class DiT(nn.Module):
     """F(x, c_noise, cond): one token per latent frame, `budget` of its blocks run.
 
     A smaller budget runs only the blocks `layer_schedule.kept_blocks` names, so time falls with
-    it. Budgets may differ within a batch: samples are grouped by budget.
+    it. Budgets may differ within a batch: each block runs for the samples that keep it.
     """
 
     def __init__(self, config: DiTConfig):
@@ -100,15 +100,14 @@ class DiT(nn.Module):
         `tap`: index of a block or several, -1 for the hidden state entering the output head.
         `c_noise_to`: where a jump is to end, if the network was built with `trajectory`.
         """
-        if isinstance(budget, Tensor):
-            return self._grouped(x, c_noise, cond, budget, tap, c_noise_to)
+        if isinstance(budget, Tensor):  # largest first: a block then runs for the first n samples
+            order = budget.argsort(descending=True, stable=True)
+            inputs = tree_map_only(Tensor, lambda v: v[order], (x, c_noise, cond, c_noise_to))
+            out = self._forward(*inputs, budgets=budget[order], tap=tap)
+            back = order.argsort()
+            return tree_map(lambda leaf: leaf[back], out)
         budget = self.config.depth if budget is None else budget
-        h, tapped, embedding = self._run(
-            x, c_noise, cond, budget=budget, tap=tap, c_noise_to=c_noise_to
-        )
-        shift, scale = self.output_modulation(embedding).unsqueeze(1).chunk(2, dim=-1)
-        F_x = self.output(self.norm(h) * (1 + scale) + shift).transpose(1, 2)
-        return F_x if tap is None else (F_x, tapped)
+        return self._forward(x, c_noise, cond, c_noise_to, budgets=budget, tap=tap)
 
     def features(
         self,
@@ -120,36 +119,70 @@ class DiT(nn.Module):
     ) -> Hidden:
         """The full network's hidden state after block `tap`; no later block runs."""
         depth = self.config.depth
-        return self._run(x, c_noise, cond, budget=depth, tap=tap, stop=True)[1]
+        return self._run(x, c_noise, cond, None, budgets=depth, tap=tap, stop=True)[1]
+
+    def _forward(self, x, c_noise, cond, c_noise_to, *, budgets: int | Tensor, tap: Tap | None):
+        h, tapped, embedding = self._run(x, c_noise, cond, c_noise_to, budgets=budgets, tap=tap)
+        shift, scale = self.output_modulation(embedding).unsqueeze(1).chunk(2, dim=-1)
+        F_x = self.output(self.norm(h) * (1 + scale) + shift).transpose(1, 2)
+        return F_x if tap is None else (F_x, tapped)
 
     def _run(
-        self, x, c_noise, cond, *, budget: int, tap: Tap | None, stop: bool = False, c_noise_to=None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        cond: Condition | None,
+        c_noise_to: Tensor | None,
+        *,
+        budgets: int | Tensor,  # descending if they differ
+        tap: Tap | None,
+        stop: bool = False,
     ):
         """Embed and run the kept blocks: final hidden state, tapped one(s), noise embedding."""
-        kept = kept_blocks(budget, self.config.depth, self.config.drop)
+        counts = self._counts(budgets, len(x))
         wanted = () if tap is None else tap if isinstance(tap, tuple) else (tap,)
-        wanted = tuple(kept[-1] if i == -1 else i for i in wanted)
-        if missing := [i for i in wanted if i not in kept]:
-            raise ValueError(f"tap {missing[0]} is not among the blocks that run: {kept}")
+        everyone = [i for i, n in enumerate(counts) if n == len(x)]
+        if missing := [i for i in wanted if i != -1 and i not in everyone]:
+            raise ValueError(f"tap {missing[0]} is not among the blocks that run: {everyone}")
         h = self.input(x.to(self.input.weight.dtype).transpose(1, 2))
         rotary = rotary_table(h.shape[1], self.config.width // self.config.heads, h.device)
-        embedding, text, mask = self._embed(c_noise, cond, budget, c_noise_to)
+        embedding, text, mask = self._embed(c_noise, cond, budgets, c_noise_to)
         modulation = self.modulation(embedding).unflatten(-1, (6, -1))
-        seen = {}
-        for i in kept:
-            h = self.blocks[i](h, modulation, rotary, text, mask)
+        states, waiting = {}, []  # samples wait while blocks run that they do not keep
+        for i, n in enumerate(counts):
+            if n == 0 or (stop and states.keys() >= set(wanted)):
+                continue
+            if n > len(h):
+                h, waiting = torch.cat([h, *waiting]), []
+            elif n < len(h):
+                h, waiting = h[:n], [h[n:], *waiting]
+            rows = (None if leaf is None else leaf[:n] for leaf in (text, mask))
+            h = self.blocks[i](h, modulation[:n], rotary, *rows)
             if i in wanted:
-                seen[i] = h
-                if stop and len(seen) == len(set(wanted)):
-                    break
-        tapped = tuple(seen[i] for i in wanted)
+                states[i] = h
+        h = states[-1] = torch.cat([h, *waiting]) if waiting else h
+        tapped = tuple(states[i] for i in wanted)
         return h, tapped if isinstance(tap, tuple) else tapped[0] if tapped else None, embedding
 
-    def _embed(self, c_noise: Tensor, cond: Condition | None, budget: int, c_noise_to):
+    def _counts(self, budgets: int | Tensor, batch: int) -> list[int]:
+        """For each block, how many of the batch's samples keep it."""
+        depth, drop = self.config.depth, self.config.drop
+        if isinstance(budgets, int):
+            kept = kept_blocks(budgets, depth, drop)
+            return [batch * (i in kept) for i in range(depth)]
+        counts = [0] * depth
+        for budget, n in zip(
+            *(v.tolist() for v in budgets.unique(return_counts=True)), strict=True
+        ):
+            for i in kept_blocks(budget, depth, drop):
+                counts[i] += n
+        return counts
+
+    def _embed(self, c_noise: Tensor, cond: Condition | None, budgets, c_noise_to):
         """One vector for noise, tempo, budget and prompt; and the prompt's tokens with mask."""
         vector = self.noise(c_noise)
         if self.budget is not None:
-            vector = vector + self.budget.weight[budget - 1]
+            vector = vector + self.budget.weight[budgets - 1]
         if c_noise_to is not None:
             if self.noise_to is None:
                 raise ValueError("a network that jumps to sigma_to is built with trajectory=True")
@@ -174,19 +207,6 @@ class DiT(nn.Module):
             return first, seen
         text = self.text(cond.text.to(first.dtype))
         return torch.cat([first, text], dim=1), torch.cat([seen, cond.mask], dim=1)
-
-    def _grouped(self, x, c_noise, cond, budget: Tensor, tap: Tap | None, c_noise_to):
-        """Run each budget's samples together and put them back in order."""
-        groups = [(budget == n).nonzero().squeeze(1) for n in budget.unique()]
-        parts = []
-        for rows in groups:
-            one = tree_map_only(
-                Tensor, lambda v, rows=rows: v[rows], (x, c_noise, cond, c_noise_to)
-            )
-            count = int(budget[rows[0]])
-            parts.append(self(*one[:3], budget=count, tap=tap, c_noise_to=one[3]))
-        order = torch.cat(groups).argsort()
-        return tree_map(lambda *leaf: torch.cat(leaf)[order], *parts)
 
 
 def micro() -> DiTConfig:

@@ -1,6 +1,7 @@
 """Presto-L: layer distillation. One network learns to denoise with as many blocks as its noise
 level calls for, and to end in the hidden state it would have reached with all of them."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,8 +33,13 @@ class PrestoLConfig:
     # What is compared: the hidden state entering the output head, as the head's layer norm sees
     # it or raw, or the denoised outputs.
     compare: Literal["state", "raw_state", "output"] = "state"
+    taught: float = 1.0  # share of the shortened samples taught in a step; fewer cost less
     condition_dropout: float = 0.1
     sigma_data: float = SIGMA_DATA
+
+    def __post_init__(self) -> None:
+        if not 0 < self.taught <= 1:
+            raise ValueError(f"taught must be within 0..1 and not 0, got {self.taught}")
 
 
 class PrestoL:
@@ -69,9 +75,17 @@ class PrestoL:
 
         # A network at full depth teaches what the dropped pass should have come to.
         if cfg.nu:
-            teacher = self._teacher()
             distance = full_depth_distance(
-                teacher, dropped, noised, sigma, cond, budget, depth=self.depth, compare=cfg.compare
+                self._teacher(),
+                dropped,
+                noised,
+                sigma,
+                cond,
+                budget,
+                depth=self.depth,
+                compare=cfg.compare,
+                taught=cfg.taught,
+                rng=rng,
             )
             terms["self_teacher"] = cfg.nu * distance.mean()
         return terms
@@ -93,20 +107,30 @@ def full_depth_distance(
     *,
     depth: int,
     compare: str = "state",
+    taught: float = 1.0,
+    rng: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
     """Per sample, how far a dropped pass (output, hidden state) is from the teacher's full one.
 
     Samples that dropped nothing would teach themselves: they cost no second pass and count as 0.
+    Of the others a random share `taught` is asked, and weighed up for the rest.
     """
     distance = sigma.new_zeros(len(sigma))
     short = (budget < depth).nonzero().squeeze(1)
-    if len(short):
-        rest = tree_map_only(Tensor, lambda leaf: leaf[short], (noised, sigma, cond))
-        with torch.no_grad():
-            D_full, full = teacher(*rest, budget=depth, tap=-1)
-        D_x, hidden = (leaf[short] for leaf in dropped)
-        if compare == "output":
-            distance[short] = losses.denoising(D_x, D_full, rest[1])
-        else:
-            distance[short] = losses.self_teacher(hidden, full, normalise=compare == "state")
+    if not len(short):
+        return distance
+    weight = 1.0
+    if taught < 1:
+        chosen = torch.randperm(len(short), generator=rng, device=short.device)
+        chosen = chosen[: math.ceil(taught * len(short))]
+        weight, short = len(short) / len(chosen), short[chosen]
+    rest = tree_map_only(Tensor, lambda leaf: leaf[short], (noised, sigma, cond))
+    with torch.no_grad():
+        D_full, full = teacher(*rest, budget=depth, tap=-1)
+    D_x, hidden = (leaf[short] for leaf in dropped)
+    if compare == "output":
+        distance[short] = weight * losses.denoising(D_x, D_full, rest[1])
+    else:
+        same_scale = compare == "state"
+        distance[short] = weight * losses.self_teacher(hidden, full, normalise=same_scale)
     return distance

@@ -1,0 +1,167 @@
+"""Can Presto-L and ASE be told apart? Held-out denoising loss against training length, over seeds.
+
+    python benchmarks/layers.py --out runs/layers              # about half an hour on two cores
+    python benchmarks/layers.py --updates 4 --seeds 0          # to try the command
+
+Every variant starts from the bundled base model (16 blocks), obeys Presto-L's schedule, so that
+the block count is equal at every noise level, and meets the same clips and noise. The variants
+change one thing at a time on the way from ASE to Presto-L. The loss is measured on held-out clips
+at one noise level per bin of the schedule, with the same noise for all; the scale is the root mean
+square of the hidden state entering the output head, over the base model's at full depth.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import tyro
+
+from presto_distill.experiment import Lab, Run
+from presto_distill.lab import plots
+from presto_distill.lab.studies import layer_probe
+from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
+from presto_distill.presets import SMALL_LAYERS, preset
+from presto_distill.trainer import Trainer
+from presto_models import PrestoDenoiser, presto_schedule
+from presto_models.conditioning import null_condition
+
+matplotlib.use("agg")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One step on the way from ASE to Presto-L."""
+
+    drop: str
+    budget_embedding: bool
+    nu: float
+
+
+VARIANTS = {
+    "ASE: tail dropped": Variant("tail", False, 0.0),
+    "+ budget embedding": Variant("tail", True, 0.0),
+    "+ last block kept": Variant("shifted", True, 0.0),
+    "+ self-teacher = Presto-L": Variant("shifted", True, 0.1),
+}
+LENGTHS = (6, 12, 25, 50, 100, 200, 400, 800)
+
+
+def main(
+    *,
+    out: Path = Path("runs/layers"),
+    data: Path = Path("runs/quick"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    updates: int = 400,
+    batch: int = 12,
+) -> None:
+    """Train all variants with all seeds, print the table, write layers.parquet and layers.png.
+
+    Args:
+        out: Folder for the results; finished runs in it are not redone.
+        data: Folder of a quick run, whose latents are used; rendered there if missing.
+        seeds: Of the training clips' order and noise.
+        updates: Of each variant.
+        batch: Clips per update.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lab = Lab.open(preset("quick"), out=data)
+    tables = []
+    for seed in seeds:
+        for number, (name, variant) in enumerate(VARIANTS.items()):
+            path = out / f"variant{number}-seed{seed}-{updates}x{batch}.parquet"
+            if not path.exists():
+                train(lab, name, variant, seed=seed, updates=updates, batch=batch).to_parquet(path)
+            tables.append(pd.read_parquet(path))
+    table = pd.concat(tables, ignore_index=True)
+    table.to_parquet(out / "layers.parquet")
+
+    # Bins at full depth drop nothing; the rest is where the variants differ.
+    dropped = table[table["blocks"] < lab.teacher.depth]
+    runs = dropped.groupby(["model", "updates", "seed"], sort=False)[["loss", "scale"]].mean()
+    runs = runs.reset_index()
+    print(f"mean and standard deviation over seeds {seeds}; {layer_facts(lab)}")
+    summary = runs.groupby(["model", "updates"], sort=False)[["loss", "scale"]].agg(["mean", "std"])
+    print(summary.round(4).to_string())
+    print("\npaired by seed: loss of Presto-L minus that of ASE")
+    wide = runs.pivot(index=["updates", "seed"], columns="model", values="loss")
+    names = list(VARIANTS)
+    difference = (wide[names[-1]] - wide[names[0]]).groupby("updates").agg(["mean", "std"])
+    print(difference.round(4).to_string())
+    draw(runs).savefig(out / "layers.png", dpi=160)
+
+
+def train(
+    lab: Lab, name: str, variant: Variant, *, seed: int, updates: int, batch: int
+) -> pd.DataFrame:
+    """Train one variant and probe its moving average on the way."""
+    schedule, depth = presto_schedule(lab.teacher.depth), lab.teacher.depth
+    objective = PrestoL(
+        student_of(lab.teacher, variant),
+        null_condition,
+        schedule,
+        PrestoLConfig(nu=variant.nu),
+        depth=depth,
+    )
+    stage = replace(SMALL_LAYERS, steps=updates, decay="constant", seed=seed, batch=batch)
+    trainer = Trainer(objective, stage, lab.device)
+    lab = replace(lab, seed=seed)
+    tables, start = [], time.perf_counter()
+
+    def probe(step: int) -> None:
+        student = trainer.averages["student"]
+        rows = layer_probe(lab, {name: Run(student, [], name)})
+        tables.append(rows[rows["model"] == name].assign(updates=step, seed=seed))
+
+    probe(0)
+    for record in trainer.run(lab.stream(batch)):
+        if record.step in LENGTHS or record.step == updates:
+            probe(record.step)
+    print(f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+    return pd.concat(tables, ignore_index=True)
+
+
+def student_of(base: PrestoDenoiser, variant: Variant) -> PrestoDenoiser:
+    """The base model as a student; without the budget embedding, what it says at full depth moves
+    into a bias, so that the full network is the same function."""
+    config = replace(base.config.dit, drop=variant.drop, budget_embedding=variant.budget_embedding)
+    student = PrestoDenoiser(replace(base.config, dit=config))
+    state = {name: value.clone() for name, value in base.state_dict().items()}
+    if not variant.budget_embedding:
+        full = state.pop("inner.budget.weight")[-1]
+        state["inner.noise.out.bias"] += full
+    student.load_state_dict(state)
+    return student
+
+
+def layer_facts(lab: Lab) -> str:
+    """What the numbers are measured on."""
+    budgets = presto_schedule(lab.teacher.depth).budgets
+    return f"{lab.teacher.depth} blocks, budgets {budgets}, 64 held-out clips, {lab.source}"
+
+
+def draw(runs: pd.DataFrame):
+    """Loss and scale against updates, a line per variant with its spread over seeds."""
+    import seaborn as sns
+
+    fig, axes = plots.canvas(2, width=10.0)
+    for axis, value in zip(axes, ("loss", "scale"), strict=True):
+        sns.lineplot(
+            runs, x="updates", y=value, hue="model", errorbar="sd", marker="o", ax=axis,
+            legend=axis is axes[0],
+        )  # fmt: skip
+        axis.set_xscale("symlog", linthresh=6, linscale=0.5)
+        ticks = sorted(runs["updates"].unique())
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.set_xlabel("updates")
+    axes[0].set_ylabel("held-out denoising loss, dropped bins")
+    axes[0].set_yscale("log")
+    axes[0].legend(title=None)
+    axes[1].set_ylabel("scale of the state entering the head, base = 1")
+    axes[1].axhline(1.0, color="0.6", linewidth=1)
+    return fig
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -206,6 +206,29 @@ def layer_probe(probe: DataFrame) -> Figure:
     return fig
 
 
+def depth_probe(probe: DataFrame) -> Figure:
+    """Scale of the hidden state entering the head, and denoising loss, against the blocks kept.
+
+    `probe`: rows of `studies.depth_probe`; one colour per way to drop, one dash per noise level.
+    """
+    fig, (scale, loss) = canvas(2, width=9.5, height=3.8)
+    names = {"tail": "last blocks dropped (ASE)", "shifted": "last block kept (Presto-L)"}
+    dashes = dict(zip(sorted(probe["sigma"].unique()), ("-", "--", ":", "-."), strict=False))
+    for (drop, sigma), rows in probe.groupby(["drop", "sigma"], sort=False):
+        look = {"color": COLOURS[drop == "shifted"], "ls": dashes[sigma]}
+        label = f"{names[drop]}, σ = {sigma:g}"
+        scale.plot(rows["blocks"], rows["scale"], label=label, **look)
+        loss.plot(rows["blocks"], rows["loss"], label=label, **look)
+    scale.axhline(1, color=INK, lw=1)
+    scale.set(xlabel="blocks that run", ylabel="hidden state's scale / all blocks")
+    loss.set(xlabel="blocks that run", ylabel="denoising loss", yscale="log")
+    _plain_log(loss)
+    scale.set_title("What enters the output head")
+    loss.set_title("What comes out, without further training")
+    loss.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
 def spectrograms(
     clips: dict[str, Float[Tensor, " s"]], *, sample_rate: int, seconds: float = 4.0
 ) -> Figure:

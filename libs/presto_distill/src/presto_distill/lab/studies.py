@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import mean
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from presto_distill.lab.params import Params
 from presto_distill.metrics.music import chroma, chroma_correlation
 from presto_distill.trainer import Diverged
 from presto_models import LogNormal, Pipeline, PrestoDenoiser, Sampling, presto_schedule
+from presto_models.conditioning import Condition
 from presto_models.edm import add_noise
 
 BASE, REAL, GAUSSIAN = "base", "real clips", "Gaussian"
@@ -196,6 +198,51 @@ def state(row: Series, metric: str = "frechet_distance") -> str:
     return f"{row[metric]:.3g} [{row[f'{metric}_low']:.3g}, {row[f'{metric}_high']:.3g}]"
 
 
+def held_out_clips(lab: Lab, clips: int) -> tuple[Float[Tensor, "n c t"], Condition]:
+    """So many held-out latents, cut to the preset's length, with their conditions."""
+    n = min(clips, len(lab.held_out), lab.preset.samples)
+    x = lab.held_out.latents[:n, :, : lab.preset.frames].to(lab.device)
+    return x, Condition(*(leaf[:n] for leaf in lab.prompts))
+
+
+@torch.inference_mode()
+def depth_probe(
+    lab: Lab, *, sigmas: tuple[float, ...] = (0.2, 1.0, 5.0), clips: int = 16
+) -> DataFrame:
+    """The base model with fewer and fewer blocks, not trained for it: the scale (root mean square) of the
+    hidden state entering the output head, over that of all blocks, for both ways to drop.
+
+    It is the motivation of keeping the last block: what the head was trained to read.
+    """
+    x, cond = held_out_clips(lab, clips)
+    rows = []
+    for drop in ("tail", "shifted"):
+        net = PrestoDenoiser(
+            replace(lab.teacher.config, dit=replace(lab.teacher.config.dit, drop=drop))
+        )
+        net.load_state_dict(lab.teacher.state_dict())
+        net.to(lab.device).eval()
+        for level in sigmas:
+            sigma = torch.full((len(x),), level, device=lab.device)
+            noised = add_noise(x, sigma, torch.Generator(lab.device).manual_seed(lab.seed))
+            states = {
+                blocks: net(noised, sigma, cond, budget=blocks, tap=-1)
+                for blocks in range(1, net.depth + 1)
+            }
+            full = states[net.depth][1].square().mean()
+            rows += [
+                {
+                    "drop": drop,
+                    "sigma": level,
+                    "blocks": blocks,
+                    "scale": (hidden.square().mean() / full).sqrt().item(),
+                    "loss": losses.denoising(D_x, x, sigma).mean().item(),
+                }
+                for blocks, (D_x, hidden) in states.items()
+            ]
+    return DataFrame(rows)
+
+
 @torch.inference_mode()
 def layer_probe(lab: Lab, runs: dict[str, Run | None], *, clips: int = 64) -> DataFrame:
     """Held-out denoising loss, and the scale of the hidden state entering the head, per budget.
@@ -204,9 +251,8 @@ def layer_probe(lab: Lab, runs: dict[str, Run | None], *, clips: int = 64) -> Da
     Scale is relative to the base model at full depth. A run of None is the base model with blocks
     dropped and no training.
     """
-    n = min(clips, len(lab.held_out), lab.preset.samples)
-    x = lab.held_out.latents[:n, :, : lab.preset.frames].to(lab.device)
-    cond = type(lab.prompts)(*(leaf[:n] for leaf in lab.prompts))
+    x, cond = held_out_clips(lab, clips)
+    n = len(x)
     depth, schedule = lab.teacher.depth, presto_schedule(lab.teacher.depth)
     bins = len(schedule.budgets)
     middles = LogNormal().quantile((torch.arange(bins, dtype=torch.float64) + 0.5) / bins)

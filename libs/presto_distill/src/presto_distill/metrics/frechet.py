@@ -10,7 +10,7 @@ let `frechet_infinity` extrapolate that term away.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -30,9 +30,7 @@ class Gaussian:
         if len(samples) < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {len(samples)}")
         samples = samples.double()
-        mean = samples.mean(dim=0)
-        centred = (samples - mean) / (len(samples) - 1) ** 0.5
-        return cls(mean, torch.linalg.qr(centred, mode="r").R)
+        return cls(samples.mean(dim=0), torch.linalg.qr(_centred(samples), mode="r").R)
 
     @classmethod
     def of_moments(cls, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> "Gaussian":
@@ -42,13 +40,13 @@ class Gaussian:
         return cls(mean.double(), eigenvalues.sqrt()[:, None] * vectors.mT)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Extrapolation:
-    """The line d²(n) = distance + slope / n, and the share of the variation that it explains."""
+    """The lines d²(n) = distance + slope / n, and the share of the variation that they explain."""
 
-    distance: float
-    slope: float
-    r_squared: float
+    distance: Float[Tensor, "*r"]
+    slope: Float[Tensor, "*r"]
+    r_squared: Float[Tensor, "*r"]
 
 
 def frechet_distance(
@@ -91,7 +89,7 @@ def frechet_infinity(
     y: Float[Tensor, "m d"] | Gaussian,
     *,
     seed: int = 0,
-    sizes: int = 10,
+    sizes: int = 6,
     repeats: int = 4,
 ) -> Extrapolation:
     """The distance of infinitely many samples of x to y, as FAD-infinity (Chong & Forsyth 2020).
@@ -99,53 +97,72 @@ def frechet_infinity(
     Distances of random subsets of x, sizes from n/4 to n equally spaced in 1/n, are averaged over
     `repeats` shuffles drawn by `seed` and extended to 1/n = 0 by least squares. As in Gui et al.
     (2024) y is taken as it is, so a small reference leaves its own bias. May fall below 0 where
-    both agree; little is gained with n/4 below the dimension, where the line bends: see
+    both agree. With n/4 below the dimension the line bends and the result is too low: see
     `r_squared`. Number and spacing of sizes are our defaults. Raises ValueError below 6 samples.
     """
     random = torch.Generator().manual_seed(seed)
     orders = torch.stack([torch.randperm(len(x), generator=random) for _ in range(repeats)])
-    reference = y if isinstance(y, Gaussian) else Gaussian.fit(y)
-    return extrapolate(x, reference, orders, sizes=sizes)
+    counts, distances = subset_distances(x, y, orders, sizes=sizes)
+    return fit_line(counts, distances.mean(dim=0))
 
 
-def extrapolate(
-    x: Float[Tensor, "n d"], y: Gaussian, orders: Tensor, *, sizes: int = 10
-) -> Extrapolation:
-    """Fit the line through distances of the leading rows of each order of x (r, n) to y.
+def subset_distances(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"] | Gaussian,
+    orders: Int[Tensor, "r k"],
+    *,
+    sizes: int = 6,
+) -> tuple[Int[Tensor, " s"], Float[Tensor, "r s"]]:
+    """Sizes from k/4 to k, and the Fréchet distances to y of so many leading rows of each order.
 
     Orders may repeat rows: the leading rows of a resample are themselves a smaller resample.
+    Raises ValueError for orders of fewer than 6 rows and for fewer than 2 sizes.
     """
-    n = orders.shape[1]
-    if n < 6 or sizes < 2:
-        raise ValueError(f"an extrapolation needs 6 samples and 2 sizes, got {n} and {sizes}")
-    counts = [max(2, round(n / share)) for share in torch.linspace(4, 1, sizes).tolist()]
-    x = x.double()
-    distances = [
-        sum(_distance_from_few(x[order[:count]], y) for order in orders) / len(orders)
+    k = orders.shape[1]
+    if k < 6 or sizes < 2:
+        raise ValueError(f"an extrapolation needs 6 samples and 2 sizes, got {k} and {sizes}")
+    y = y if isinstance(y, Gaussian) else Gaussian.fit(y)
+    shifted = x.double() - y.mean
+    product = shifted @ y.factor.mT  # singular values of its centred rows are those of Ax Ayᵀ
+    counts = [max(2, round(k / share)) for share in torch.linspace(4, 1, sizes).tolist()]
+    at_once = max(1, 2**24 // (k * x.shape[1]))  # orders, so that their rows stay below 128 MiB
+
+    def distances(rows: Int[Tensor, "q c"]) -> Float[Tensor, " q"]:
+        means, projected = shifted[rows].mean(dim=1), _centred(product[rows])
+        # The smaller of the two Gram matrices: they share their eigenvalues other than zero.
+        wide = projected.shape[1] < projected.shape[2]
+        gram = projected @ projected.mT if wide else projected.mT @ projected
+        cross = _without_rounding(torch.linalg.eigvalsh(gram)).sqrt().sum(dim=1)
+        spread = _centred(shifted[rows]).square().sum(dim=(1, 2)) + y.factor.square().sum()
+        return means.square().sum(dim=1) + spread - 2 * cross
+
+    columns = [
+        torch.cat([distances(part[:, :count]) for part in orders.split(at_once)])
         for count in counts
     ]
-    inverse, measured = 1 / torch.tensor(counts).double(), torch.stack(distances)
-    along, above = inverse - inverse.mean(), measured - measured.mean()
-    slope = (along @ above / (along @ along)).item()
-    residual = (above - slope * along).square().sum() / above.square().sum().clamp(min=1e-300)
+    return torch.tensor(counts), torch.stack(columns, dim=1)
+
+
+def fit_line(counts: Int[Tensor, " s"], distances: Float[Tensor, "*r s"]) -> Extrapolation:
+    """Least-squares lines through distances along 1 / counts."""
+    inverse = 1 / counts.double()
+    along, above = inverse - inverse.mean(), distances - distances.mean(dim=-1, keepdim=True)
+    slope = above @ along / (along @ along)
+    residual = (above - slope[..., None] * along).square().sum(dim=-1)
     return Extrapolation(
-        distance=(measured.mean() - slope * inverse.mean()).item(),
+        distance=distances.mean(dim=-1) - slope * inverse.mean(),
         slope=slope,
-        r_squared=(1 - residual).item(),
+        r_squared=1 - residual / above.square().sum(dim=-1).clamp(min=1e-300),
     )
 
 
-def _distance_from_few(x: Float[Tensor, "n d"], y: Gaussian) -> Float[Tensor, ""]:
-    """`frechet_distance` at the cost of the smaller of n, d: singular values by a Gram matrix."""
-    centred = (x - x.mean(dim=0)) / (len(x) - 1) ** 0.5
-    product = centred @ y.factor.mT
-    gram = product @ product.mT if len(x) < product.shape[1] else product.mT @ product
-    cross = _without_rounding(torch.linalg.eigvalsh(gram)).sqrt().sum()
-    spread = centred.square().sum() + y.factor.square().sum() - 2 * cross
-    return (x.mean(dim=0) - y.mean).square().sum() + spread
+def _centred(x: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b n d"]:
+    """Rows around their mean, scaled so that their Gram matrix is the unbiased covariance."""
+    return (x - x.mean(dim=-2, keepdim=True)) / (x.shape[-2] - 1) ** 0.5
 
 
-def _without_rounding(eigenvalues: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+def _without_rounding(eigenvalues: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
     """Zero where an eigenvalue is within rounding of zero; the root would magnify it to 1e-8."""
-    noise = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.amax()
+    largest = eigenvalues.amax(dim=-1, keepdim=True)
+    noise = eigenvalues.shape[-1] * torch.finfo(eigenvalues.dtype).eps * largest
     return torch.where(eigenvalues > noise, eigenvalues, 0.0)

@@ -10,9 +10,10 @@ from torch import Tensor
 from presto_distill.metrics.clap_score import prompt_similarity, retrieval_hits
 from presto_distill.metrics.frechet import (
     Gaussian,
-    extrapolate,
+    fit_line,
     frechet_distance,
     frechet_infinity,
+    subset_distances,
 )
 from presto_distill.metrics.mmd import mmd, weighted_mmd
 from presto_distill.metrics.prdc import neighbourhoods
@@ -134,7 +135,7 @@ def evaluate(
     ).double()
     inflation = resampled.mean() - distance
     line = frechet_infinity(x, gaussian, seed=seed)
-    lines = torch.tensor([extrapolate(x, gaussian, i[None]).distance for i in draws_x]).double()
+    lines = fit_line(*subset_distances(x, gaussian, draws_x)).distance
 
     discrepancy = None
     if y is not None:
@@ -149,7 +150,7 @@ def evaluate(
         retrieval = mean_score(hits, draws_x)
     return Scores(
         frechet_distance=_score(distance, (resampled - inflation).clamp(min=0)),
-        frechet_infinity=_score(line.distance, lines - lines.mean() + line.distance),
+        frechet_infinity=_score(line.distance.item(), lines - lines.mean() + line.distance),
         mmd=discrepancy,
         precision=near and mean_score(near.precision, draws_x),
         recall=near and mean_score(near.recall, draws_y),
@@ -159,7 +160,7 @@ def evaluate(
         prompt_retrieval=retrieval,
         prompt_chance=chance,
         frechet_bias=inflation.item(),
-        frechet_infinity_r_squared=line.r_squared,
+        frechet_infinity_r_squared=line.r_squared.item(),
         embedder=embedder,
         generated_count=len(x),
         reference_count=reference_count,

@@ -11,14 +11,21 @@ from presto_distill.metrics.clap import LaionClap, TransformersClap, windows
 from presto_distill.metrics.embed import (
     AudioEmbedder,
     JointEmbedder,
+    LatentStatistics,
     LogMelStatistics,
     ThroughCodec,
+    channel_statistics,
     open_embedder,
 )
+from presto_distill.metrics.frechet import frechet_distance
 from presto_models import Autoencoder
 from presto_models.snapshot import find_snapshot
 
 RATE = 44100
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -56,6 +63,39 @@ def test_log_mel_hears_the_mono_mix_and_silence_as_its_floor():
     assert embedder.dim == 160 and "log-mel" in embedder.name
     with pytest.raises(ValueError, match="2048 samples, got 2000"):
         embedder.embed(noise(1, 1, 2000))
+
+
+# Statistics of latents
+
+
+def test_channel_statistics_of_known_sequences():
+    alternating = torch.tensor([3.0, -1.0]).repeat(50)  # mean 1, deviation 2
+    features = channel_statistics(alternating.expand(1, 1, 100))[0]
+    expected = torch.tensor([1, math.log(2), -0.99 / 0.99, math.log(16)])
+    torch.testing.assert_close(features.float(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_latent_statistics_embeds_its_reference_as_standard_and_decorrelated():
+    latents = normal(200, 5, 40) * torch.arange(1, 6)[None, :, None] + normal(200, 5, 1, seed=1)
+    embedder = LatentStatistics.fit(latents, dim=12)
+    embedded = embedder.embed(latents)
+    assert embedder.name == "latent-statistics-12" and embedded.shape == (200, embedder.dim)
+    torch.testing.assert_close(embedded.mean(0), torch.zeros(12).double(), atol=1e-9, rtol=0)
+    covariance = embedded.T.cov()
+    torch.testing.assert_close(covariance, torch.diag(covariance.diag()), atol=1e-9, rtol=0)
+    assert (covariance.diag().diff() <= 1e-12).all()
+
+
+def test_latent_statistics_hear_what_smoothing_does():
+    latents = normal(60, 3, 64)
+    embedder = LatentStatistics.fit(latents)
+    assert embedder.dim == 12
+    smooth = torch.nn.functional.avg_pool1d(latents, 3, stride=1, padding=1)
+    fresh = embedder.embed(normal(60, 3, 64, seed=1))
+    reference = embedder.embed(latents)
+    assert frechet_distance(embedder.embed(smooth), reference) > 10 * frechet_distance(
+        fresh, reference
+    )
 
 
 # The bundled embedder

@@ -131,8 +131,9 @@ def evaluate(
 
     distance = frechet_distance(x, gaussian)
     resampled = torch.tensor(
-        [frechet_distance(x[i], z) for i, z in zip(draws_x, resampled_y, strict=True)]
-    ).double()
+        [frechet_distance(x[i], z) for i, z in zip(draws_x, resampled_y, strict=True)],
+        dtype=torch.float64,
+    )
     inflation = resampled.mean() - distance
     line = frechet_infinity(x, gaussian, seed=seed)
     lines = fit_line(*subset_distances(x, gaussian, draws_x)).distance

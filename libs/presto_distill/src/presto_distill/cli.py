@@ -1,4 +1,4 @@
-"""The command line: presto reproduce | generate | train-bundle."""
+"""The command line: presto reproduce | generate | eval | train-bundle."""
 
 import sys
 from pathlib import Path
@@ -115,6 +115,54 @@ def train_bundle(
     return 0
 
 
+def eval_folder(
+    generated: tyro.conf.Positional[Path],
+    *,
+    reference: Path | None = None,
+    embedder: str = "presto-small",
+    prompts: Path | None = None,
+    paired: bool = False,
+    seconds: float = 10.0,
+    seed: int = 0,
+    save_reference: Path | None = None,
+    out: Out = None,
+) -> int:
+    """Measure a folder of generated audio against recordings and prompts.
+
+    Args:
+        generated: The folder of audio files to measure.
+        reference: A folder of real audio, or a file that --save-reference wrote.
+        embedder: presto-small, log-mel or clap:PATH (a folder, a hub id or a .pt checkpoint).
+        prompts: A CSV of what was asked: column file and any of prompt, bpm, key.
+        paired: Clip i of both folders belong together, by order of name; adds KL on tags.
+        seconds: Files are cut into clips this long; shorter ones are repeated to fill one.
+        seed: Of resampling.
+        save_reference: Keep the statistics of the reference in this file.
+        out: Also write the scores to this .json file.
+    """
+    from presto_distill.evaluate import EvalConfig, evaluate_folder
+    from presto_models.snapshot import write_atomic
+
+    for path in filter(None, (out, save_reference)):
+        if not path.parent.is_dir():
+            raise ValueError(f"cannot write {path}: no folder {path.parent}")
+    config = EvalConfig(
+        generated,
+        reference=reference,
+        embedder=embedder,
+        prompts=prompts,
+        paired=paired,
+        seconds=seconds,
+        seed=seed,
+        save_reference=save_reference,
+    )
+    evaluation = evaluate_folder(config)
+    print(evaluation)
+    if out:
+        write_atomic(out, lambda to: to.write_text(evaluation.as_json()))
+    return 0
+
+
 def check_audio_path(path: Path) -> Path:
     """The path itself, or ValueError where no audio file can be written, before any work."""
     if path.suffix.lower() not in (".wav", ".flac"):
@@ -142,7 +190,12 @@ def write_audio(path: Path, audio, sample_rate: int) -> None:
 
 def main() -> None:
     """Run a command; what is wrong with its input is said in one line, exit code 2."""
-    commands = {"reproduce": reproduce, "generate": generate, "train-bundle": train_bundle}
+    commands = {
+        "reproduce": reproduce,
+        "generate": generate,
+        "eval": eval_folder,
+        "train-bundle": train_bundle,
+    }
     try:
         code = tyro.extras.subcommand_cli_from_dict(commands, prog="presto", description=__doc__)
     except KeyboardInterrupt:

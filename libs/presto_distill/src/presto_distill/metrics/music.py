@@ -17,6 +17,8 @@ KEY_PROFILES = {
     "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
 }
 
+METRICAL = (1 / 3, 1 / 2, 1, 2, 3)  # what accuracy 2 forgives: the pulse on another metrical level
+
 
 def tempo(
     audio: Float[Tensor, " s"],
@@ -61,12 +63,19 @@ def tempo(
     return candidates[(pulse * preference).argmax()].item()
 
 
-def tempo_matches(estimated: float, asked: float, tolerance: float = 0.04) -> bool:
+def tempo_matches(
+    estimated: float,
+    asked: float,
+    tolerance: float = 0.04,
+    *,
+    factors: tuple[float, ...] = (0.5, 1, 2),
+) -> bool:
     """Whether a tempo is the one asked for, or its half or double, within a relative tolerance.
 
-    4 % is the tolerance of Gouyon et al. (2006); nan matches nothing.
+    `factors` are the multiples of the estimate that count; with (1,) and `METRICAL` these are the
+    accuracies 1 and 2 of Gouyon et al. (2006), as is the tolerance of 4 %; nan matches nothing.
     """
-    return any(abs(factor * estimated / asked - 1) <= tolerance for factor in (0.5, 1, 2))
+    return any(abs(factor * estimated / asked - 1) <= tolerance for factor in factors)
 
 
 def onset_strength(audio: Float[Tensor, " s"], *, hop: int = 256) -> Float[Tensor, " t"]:
@@ -116,6 +125,28 @@ def key(chroma: Float[Tensor, "12 t"]) -> str:
         for tonic in range(12)
     }
     return max(fit, key=lambda name: fit[name].item())
+
+
+def key_score(estimated: str, asked: str) -> float:
+    """The weighted score of MIREX: 1 for the same key, 0.5 a fifth above or below in the same mode,
+    0.3 for its relative, 0.2 for its parallel, else 0. Raises ValueError for what is not a key.
+    """
+    (tonic, mode), (asked_tonic, asked_mode) = parse_key(estimated), parse_key(asked)
+    interval = (tonic - asked_tonic) % 12
+    if mode == asked_mode:
+        return {0: 1.0, 5: 0.5, 7: 0.5}.get(interval, 0.0)
+    relative = 9 if asked_mode == "major" else 3
+    return {relative: 0.3, 0: 0.2}.get(interval, 0.0)
+
+
+def parse_key(name: str) -> tuple[int, str]:
+    """Pitch class (C is 0) and mode of a key such as "A minor" or "Bb major"."""
+    match name.split():
+        case [tonic, ("major" | "minor") as mode] if tonic[0] in "ABCDEFG":
+            accidental = {"": 0, "#": 1, "b": -1}.get(tonic[1:])
+            if accidental is not None:
+                return (PITCH_CLASSES.index(tonic[0]) + accidental) % 12, mode
+    raise ValueError(f"{name!r} is no key: write it as 'A minor' or 'Bb major'")
 
 
 def _correlation(a: Float[Tensor, "*b d"], b: Float[Tensor, "*b d"]) -> Float[Tensor, "*b"]:

@@ -1,5 +1,6 @@
 """The set-level metrics of one model, each with its interval and the facts needed to compare it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -7,9 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from presto_distill.metrics.clap_score import prompt_similarity, retrieval_hits
-from presto_distill.metrics.frechet import frechet_distance
+from presto_distill.metrics.frechet import (
+    Gaussian,
+    fit_line,
+    frechet_distance,
+    frechet_infinity,
+    subset_distances,
+)
 from presto_distill.metrics.mmd import mmd, weighted_mmd
 from presto_distill.metrics.prdc import neighbourhoods
+from presto_distill.metrics.reference import ReferenceStatistics
 
 
 @dataclass(frozen=True)
@@ -26,18 +34,23 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything that must be printed beside a number; lower is better for the first two only."""
+    """Everything that must be printed beside a number; lower is better for the first three only.
+
+    Those that compare with single reference samples are None where only their statistics are known.
+    """
 
     frechet_distance: Score
-    mmd: Score
-    precision: Score
-    recall: Score
-    density: Score
-    coverage: Score
+    frechet_infinity: Score  # extrapolated to infinitely many generated samples
+    mmd: Score | None
+    precision: Score | None
+    recall: Score | None
+    density: Score | None
+    coverage: Score | None
     clap_score: Score | None  # None without text
     prompt_retrieval: Score | None  # share of clips nearest to their own prompt; None without text
     prompt_chance: float | None  # what guessing would reach
     frechet_bias: float  # how much of the Fréchet distance small samples alone may explain
+    frechet_infinity_r_squared: float  # of the extrapolation; far below 1 it means little
     embedder: str
     generated_count: int
     reference_count: int
@@ -70,7 +83,7 @@ class Scores:
 
 def evaluate(
     generated: Float[Tensor, "m d"],
-    reference: Float[Tensor, "n d"],
+    reference: Float[Tensor, "n d"] | ReferenceStatistics,
     *,
     text: Float[Tensor, "m d"] | None = None,
     seed: int,
@@ -86,36 +99,50 @@ def evaluate(
       interval is therefore moved back onto the estimate, and the inflation is kept as
       `frechet_bias`, a rough measure of the bias the estimate itself holds. Subtracting it gives no
       unbiased distance when samples are few per dimension; compare models at equal counts.
+      Likewise for the extrapolated distance, with the reference as it is.
     - MMD: copies of a sample are never paired, so no such correction is needed.
     - precision, recall, density, coverage: neighbourhoods stay those of the full sets, as copies
       would shrink them to nothing; these intervals are a little too narrow.
+    - statistics in place of reference samples: only the generated set is resampled.
 
     Models of equal counts and seed meet the same resamples. Raises ValueError for sets that differ
-    in dimension, hold non-finite numbers or are smaller than 6.
+    in dimension or embedder, hold non-finite numbers or are smaller than 6.
     """
     if bootstrap < 2:
         raise ValueError(f"an interval needs at least 2 bootstraps, got {bootstrap}")
-    if generated.shape[1] != reference.shape[1]:
-        raise ValueError(f"dimensions differ: {generated.shape[1]} and {reference.shape[1]}")
-    x, y = generated.detach().double().cpu(), reference.detach().double().cpu()
-    for name, samples in (("generated", x), ("reference", y)):
-        if broken := (~samples.isfinite()).any(dim=1).sum().item():
-            raise ValueError(f"{broken} of {len(samples)} {name} embeddings are not finite")
+    x, y, near = _checked("generated", generated), None, None
+    if isinstance(reference, ReferenceStatistics):
+        if reference.embedder != embedder:
+            raise ValueError(f"statistics of {reference.embedder!r}, not of {embedder!r}")
+        gaussian, reference_count = reference.gaussian, reference.count
+    else:
+        y = _checked("reference", reference)
+        gaussian, reference_count = Gaussian.fit(y), len(y)
+    if x.shape[1] != len(gaussian.mean):
+        raise ValueError(f"dimensions differ: {x.shape[1]} and {len(gaussian.mean)}")
 
     random = torch.Generator().manual_seed(seed)
     draws_x = torch.randint(len(x), (bootstrap, len(x)), generator=random)
-    draws_y = torch.randint(len(y), (bootstrap, len(y)), generator=random)
+    draws_y = torch.randint(reference_count, (bootstrap, reference_count), generator=random)
+    resampled_y = [gaussian] * bootstrap if y is None else [y[rows] for rows in draws_y]
 
     def mean_score(values: Float[Tensor, " k"], draws: Int[Tensor, "r k"]) -> Score:
         return _score(values.mean().item(), values[draws].mean(dim=1))
 
-    distance = frechet_distance(x, y)
+    distance = frechet_distance(x, gaussian)
     resampled = torch.tensor(
-        [frechet_distance(x[i], y[j]) for i, j in zip(draws_x, draws_y, strict=True)]
-    ).double()
+        [frechet_distance(x[i], z) for i, z in zip(draws_x, resampled_y, strict=True)],
+        dtype=torch.float64,
+    )
     inflation = resampled.mean() - distance
+    line = frechet_infinity(x, gaussian, seed=seed)
+    lines = fit_line(*subset_distances(x, gaussian, draws_x)).distance
 
-    near = neighbourhoods(x, y)
+    discrepancy = None
+    if y is not None:
+        near = neighbourhoods(x, y)
+        weighted = weighted_mmd(x, y, _counts(draws_x), _counts(draws_y))
+        discrepancy = _score(mmd(x, y), weighted)
     similarity = retrieval = chance = None
     if text is not None:
         text = text.detach().double().cpu()
@@ -124,21 +151,48 @@ def evaluate(
         retrieval = mean_score(hits, draws_x)
     return Scores(
         frechet_distance=_score(distance, (resampled - inflation).clamp(min=0)),
-        mmd=_score(mmd(x, y), weighted_mmd(x, y, _counts(draws_x), _counts(draws_y))),
-        precision=mean_score(near.precision, draws_x),
-        recall=mean_score(near.recall, draws_y),
-        density=mean_score(near.density, draws_x),
-        coverage=mean_score(near.coverage, draws_y),
+        frechet_infinity=_score(line.distance.item(), lines - lines.mean() + line.distance),
+        mmd=discrepancy,
+        precision=near and mean_score(near.precision, draws_x),
+        recall=near and mean_score(near.recall, draws_y),
+        density=near and mean_score(near.density, draws_x),
+        coverage=near and mean_score(near.coverage, draws_y),
         clap_score=similarity,
         prompt_retrieval=retrieval,
         prompt_chance=chance,
         frechet_bias=inflation.item(),
+        frechet_infinity_r_squared=line.r_squared.item(),
         embedder=embedder,
         generated_count=len(x),
-        reference_count=len(y),
+        reference_count=reference_count,
         seed=seed,
         bootstrap=bootstrap,
     )
+
+
+def mean_scores(
+    values: Mapping[str, Float[Tensor, " _"]], *, seed: int, bootstrap: int = 100
+) -> dict[str, Score]:
+    """The mean of each measure of single clips with its interval, from the resamples of `evaluate`.
+
+    Raises ValueError for a measure of no clips.
+    """
+    scores = {}
+    for name, each in values.items():
+        if not len(each):
+            raise ValueError(f"{name}: no clips")
+        random = torch.Generator().manual_seed(seed)
+        draws = torch.randint(len(each), (bootstrap, len(each)), generator=random)
+        scores[name] = _score(each.mean().item(), each[draws].mean(dim=1))
+    return scores
+
+
+def _checked(name: str, samples: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """In float64 on the CPU, and finite."""
+    samples = samples.detach().double().cpu()
+    if broken := (~samples.isfinite()).any(dim=1).sum().item():
+        raise ValueError(f"{broken} of {len(samples)} {name} embeddings are not finite")
+    return samples
 
 
 def _score(value: float, resampled: Float[Tensor, " r"]) -> Score:

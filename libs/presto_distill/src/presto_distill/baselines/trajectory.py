@@ -191,13 +191,8 @@ class TrajectoryDistillation:
 def feature_distance(a: Hidden, b: Hidden) -> Float[Tensor, " b"]:
     """Squared distance of hidden states of unit length at each place, summed over the tapped
     blocks (SoundCTM's, after LPIPS)."""
-    return sum(
-        (F.normalize(one.float(), dim=-1) - F.normalize(two.float(), dim=-1))
-        .square()
-        .sum(-1)
-        .mean(1)
-        for one, two in zip(a, b, strict=True)
-    )
+    a, b = ([F.normalize(state.float(), dim=-1) for state in hidden] for hidden in (a, b))
+    return sum((one - two).square().sum(-1).mean(1) for one, two in zip(a, b, strict=True))
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ def objectives(tiny_denoiser, g):
             cfg = ConsistencyConfig(**changes)
             return ConsistencyDistillation(teacher, null_condition, cfg, student=student)
         presets = {"soundctm": soundctm(), "ditto_ctm": ditto_ctm()}
-        cfg = presets.get(name) or TrajectoryConfig(**changes)
+        cfg = presets.get(name) or TrajectoryConfig(**{"levels": 4, "heun_steps": 2, **changes})
         return TrajectoryDistillation(teacher, null_condition, cfg, student=g)
 
     return build
@@ -322,9 +322,8 @@ def test_in_sample_space_the_gradient_passes_through_the_target_but_not_into_it(
     objectives, g, batch
 ):
     """The same network as student and target, against a frozen copy of it as target."""
-    options = dict(levels=4, heun_steps=2, dsm=0.0)
-    one = objectives("trajectory", target="stop_gradient", **options)
-    two = objectives("trajectory", target="ema", **options)
+    one = objectives("trajectory", target="stop_gradient", dsm=0.0)
+    two = objectives("trajectory", target="ema", dsm=0.0)
     two.averages = {"student": objectives("trajectory").student.requires_grad_(False)}
     for objective in (one, two):
         objective.loss(batch, rng(3))["consistency"].backward()
@@ -335,9 +334,9 @@ def test_in_sample_space_the_gradient_passes_through_the_target_but_not_into_it(
 
 
 def test_the_denoising_term_has_its_weight_and_can_be_left_out(objectives, batch):
-    options = dict(levels=3, heun_steps=1, target="stop_gradient")
     nothing, once, twice = (
-        objectives("trajectory", dsm=dsm, **options).loss(batch, rng()) for dsm in (0.0, 1.0, 2.0)
+        objectives("trajectory", dsm=dsm, target="stop_gradient").loss(batch, rng())
+        for dsm in (0.0, 1.0, 2.0)
     )
     assert nothing.keys() == {"consistency"}
     torch.testing.assert_close(2 * once["dsm"], twice["dsm"])

@@ -88,8 +88,8 @@ def soundctm() -> TrajectoryConfig:
 def ditto_ctm() -> TrajectoryConfig:
     """DITTO-CTM: jumps are compared where they end, in trajectory space, without adversarial term.
 
-    Left open by the paper's public text: grid, solver and weights. One Heun step between
-    neighbours of 40 levels and a denoising weight of 1 are our defaults; so is the fixed scale.
+    What we could read of the paper leaves grid, solver and weights open: one Heun step between
+    neighbours of 40 levels, a denoising weight of 1 and Presto-S's guidance are our defaults.
     """
     return TrajectoryConfig(levels=40, heun_steps=1, compare="trajectory", dsm=1.0)
 

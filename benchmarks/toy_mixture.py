@@ -1,0 +1,318 @@
+"""Few-step distillation of one small teacher on a 2-D mixture: CM, CTM, DMD-GAN and Presto-S.
+
+    python benchmarks/toy_mixture.py --out toy-report [--quick]
+
+Every method gets the same number of network evaluations: forward calls of any network, times the
+batch, backward passes not counted. All start from the same teacher, which nothing conditions or
+guides; the students' moving averages sample at the same noise levels, CTM by jumps without fresh
+noise, the others by renoising. DMD-GAN is trained for 4 steps.
+
+Measured: unbiased MMD^2 to fresh data (Gaussian kernel of fixed bandwidth) against sampling steps,
+over seeds of distillation and sampling. A real set against another is the floor. This is a check of
+the objectives on a problem whose answer is known, not evidence about music.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from torch import Tensor, nn
+
+from presto_distill import (
+    Batch,
+    Denoising,
+    DenoisingConfig,
+    PrestoS,
+    PrestoSConfig,
+    TrainConfig,
+    Trainer,
+)
+from presto_distill.baselines.consistency import ConsistencyConfig, ConsistencyDistillation
+from presto_distill.baselines.dmd_gan import dmd_gan
+from presto_distill.baselines.trajectory import TrajectoryConfig, TrajectoryDistillation, jumps
+from presto_distill.lab.plots import COLOURS, FAINT, INK, OF_MODEL, canvas
+from presto_distill.metrics.mmd import gaussian, mmd
+from presto_models.blocks import Fourier
+from presto_models.edm import KarrasUniform, LogNormal, Mixture, Precondition, karras_sigmas
+from presto_models.samplers import few_step_sigmas, heun, multistep, sample
+
+STEPS, TEACHER = (1, 2, 4, 8), "teacher"
+WIDTH, DEPTH, BATCH = 64, 3, 256
+BANDWIDTH = 0.1  # of the kernel; the modes' deviations are about 0.05
+
+
+# ---------------------------------------------------------------------- data
+
+
+def mixture() -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, centres and deviations: eight modes on a ring, the first four times as heavy as the
+    last, and a broad one off centre; shifted and scaled to mean 0 and deviation 0.5."""
+    angle = torch.arange(8) * math.pi / 4
+    centres = torch.cat([torch.stack([angle.cos(), angle.sin()], 1), torch.tensor([[0.25, 0.1]])])
+    weights = torch.cat([torch.linspace(4, 1, 8), torch.tensor([3.0])])
+    weights, deviations = weights / weights.sum(), torch.tensor([0.08] * 8 + [0.2])
+    centres = centres - weights @ centres
+    variance = (weights * (centres.square().mean(1) + deviations**2)).sum()
+    return weights, centres * 0.5 / variance**0.5, deviations * 0.5 / variance**0.5
+
+
+def draw(n: int, rng: torch.Generator) -> Tensor:
+    """n points as latents of shape (n, 2, 1)."""
+    weights, centres, deviations = mixture()
+    mode = torch.multinomial(weights, n, replacement=True, generator=rng)
+    x = centres[mode] + deviations[mode, None] * torch.randn(n, 2, generator=rng)
+    return x[..., None]
+
+
+def batches(seed: int) -> Callable[[int], Iterator[Batch]]:
+    return lambda start: (Batch(draw(BATCH, source(seed, i))) for i in count(start))
+
+
+def source(*words: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+
+
+# ---------------------------------------------------------------------- network
+
+
+class Net(nn.Module):
+    """Residual blocks told the noise level, and where a jump is to end; `Net.calls` counts runs."""
+
+    calls = 0
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(2, WIDTH), nn.Linear(WIDTH, 2)
+        self.noise, self.noise_to = Fourier(WIDTH), Fourier(WIDTH)
+        self.modulation = nn.Linear(WIDTH, 2 * DEPTH * WIDTH)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.SiLU(), nn.Linear(2 * WIDTH, WIDTH))
+            for _ in range(DEPTH)
+        )
+        for quiet in (self.leave, self.noise_to.out):
+            nn.init.zeros_(quiet.weight)
+            nn.init.zeros_(quiet.bias)
+
+    def forward(self, x, c_noise, cond, *, tap=None, c_noise_to=None):
+        states = self._run(x, c_noise, c_noise_to)
+        F_x = self.leave(F.layer_norm(states[-1], (WIDTH,)))[..., None]
+        return F_x if tap is None else (F_x, tuple(states[i][:, None] for i in tap))
+
+    def features(self, x, c_noise, cond, *, tap):
+        return tuple(self._run(x, c_noise, None, 1 + max(tap))[i][:, None] for i in tap)
+
+    def _run(self, x, c_noise, c_noise_to, depth: int = DEPTH) -> list[Tensor]:
+        Net.calls += 1
+        told = self.noise(c_noise)
+        if c_noise_to is not None:
+            told = told + self.noise_to(c_noise_to)
+        modulation = self.modulation(F.silu(told)).unflatten(-1, (DEPTH, 2, WIDTH))
+        h, states = self.enter(x.squeeze(-1)), []
+        for i, block in enumerate(self.blocks[:depth]):
+            scale, shift = modulation[:, i].unbind(1)
+            h = h + block(F.layer_norm(h, (WIDTH,)) * (1 + scale) + shift)
+            states.append(h)
+        return states
+
+
+# ---------------------------------------------------------------------- methods
+
+
+def nothing(cond):
+    return cond
+
+
+def consistency(teacher: nn.Module):
+    return ConsistencyDistillation(teacher, nothing, ConsistencyConfig(guidance_scale=1.0))
+
+
+def trajectory(teacher: nn.Module):
+    cfg = TrajectoryConfig(guidance_scale=1.0)
+    return TrajectoryDistillation(teacher, nothing, cfg, student=teacher)
+
+
+def distribution(cfg: PrestoSConfig):
+    cfg = replace(cfg, guidance_scale=1.0, head_layers=0)  # there is no time to look along
+    return lambda teacher: PrestoS(teacher, nothing, cfg, feature_layer=1, width=WIDTH)
+
+
+def renoise(G: nn.Module, noise: Tensor, steps: int, rng: torch.Generator) -> Tensor:
+    return sample(multistep(G, noise, few_step_sigmas(steps), rng=rng))
+
+
+def along(G: nn.Module, noise: Tensor, steps: int, rng: torch.Generator) -> Tensor:
+    return sample(jumps(G, noise, few_step_sigmas(steps), rng=rng))
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to distil, how to sample, which player generates, and Adam's learning rate."""
+
+    objective: Callable
+    draw: Callable[..., Tensor]
+    player: str
+    lr: float
+
+
+METHODS = {
+    "CM": Method(consistency, renoise, "student", 1e-3),
+    "CTM": Method(trajectory, along, "student", 1e-3),
+    "DMD-GAN": Method(distribution(dmd_gan(4)), renoise, "generator", 3e-4),
+    "Presto-S": Method(distribution(PrestoSConfig()), renoise, "generator", 3e-4),
+}
+
+
+COLOUR = {
+    TEACHER: OF_MODEL["base"],
+    "CM": COLOURS[2],
+    "CTM": COLOURS[3],
+    "DMD-GAN": COLOURS[4],
+    "Presto-S": OF_MODEL["Presto-S"],
+}
+
+
+def train_teacher(steps: int) -> nn.Module:
+    """Both noise laws, because some methods ask it at the sampling grid's levels too."""
+    torch.manual_seed(0)
+    law = Mixture((LogNormal(), KarrasUniform()), (0.7, 0.3))
+    objective = Denoising(Precondition(Net()), nothing, DenoisingConfig(p_train=law))
+    return run(objective, TrainConfig(steps, lr=2e-3, decay="cosine"), seed=0).averages["base"]
+
+
+def distil(method: Method, teacher: nn.Module, *, evaluations: int, seed: int) -> Trainer:
+    """Train for as many steps as `evaluations` pay for, judging by the first twenty."""
+    for steps in (20, None):
+        torch.manual_seed(seed)  # of the discriminator's head
+        steps = steps or max(1, round(20 * evaluations / Net.calls))
+        Net.calls = 0
+        cfg = TrainConfig(steps, lr=method.lr, decay="cosine", seed=seed)
+        trainer = run(method.objective(teacher), cfg, seed=seed)
+    return trainer
+
+
+def run(objective, cfg: TrainConfig, *, seed: int) -> Trainer:
+    # bfloat16, which "auto" may choose, is far slower for a network as small as this.
+    trainer = Trainer(objective, replace(cfg, precision="float32"))
+    for _ in trainer.run(batches(seed)):
+        pass
+    return trainer
+
+
+# ---------------------------------------------------------------------- measurements
+
+
+@torch.no_grad()
+def measure(name: str, draw_one: Callable, *, seed: int, n: int, real: Tensor) -> list[dict]:
+    """MMD^2 of n samples to `real` at each number of steps, from noise that the seed decides."""
+    rows = []
+    for steps in STEPS:
+        rng = source(seed, 2)
+        x = draw_one(torch.randn(n, 2, 1, generator=rng), steps, rng).squeeze(-1)
+        value = mmd(x, real, gaussian(BANDWIDTH))
+        rows.append({"method": name, "seed": seed, "steps": steps, "mmd2": value})
+    return rows
+
+
+def figure(table: pd.DataFrame, clouds: dict[str, Tensor], real: Tensor) -> Figure:
+    """MMD^2 against steps, mean and range over seeds; below, samples of 2 steps over the data."""
+    fig, ax = canvas(width=9.5, height=6.6)
+    ax.remove()
+    above, below = fig.subfigures(2, 1, height_ratios=(3, 2))
+    ax = above.subplots()
+    floor = table[table["method"] == "real"]["mmd2"].abs().max()
+    for name in clouds:
+        rows = table[(table["method"] == name) & table["steps"].isin(STEPS)]
+        spread = rows.groupby("steps")["mmd2"].agg(["mean", "min", "max"]).clip(lower=floor)
+        colour, label = COLOUR[name], "teacher, Heun (2n - 1 calls)" if name == TEACHER else name
+        style = "o--" if name == TEACHER else "o-"
+        ax.plot(spread.index, spread["mean"], style, ms=5, color=colour, label=label)
+        ax.fill_between(spread.index, spread["min"], spread["max"], color=colour, alpha=0.15, lw=0)
+    solved = table[(table["method"] == TEACHER) & (table["steps"] == 40)]["mmd2"].mean()
+    lines = {"two sets of data (largest difference)": floor, "teacher, 40 Heun steps": solved}
+    for text, level in lines.items():
+        ax.axhline(level, color=FAINT, ls=":", lw=1.3)
+        place = (1, level)
+        ax.annotate(text, place, (0, 3), textcoords="offset points", color=INK, fontsize=9)
+    ax.set(xscale="log", yscale="log", xlabel="sampling steps n", ylabel="MMD² (lower is better)")
+    ax.set_xticks(STEPS, [str(steps) for steps in STEPS])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes = below.subplots(1, len(clouds), sharex=True, sharey=True)
+    for ax, (name, cloud) in zip(axes, clouds.items(), strict=True):
+        ax.scatter(*real[:1500].T, s=2, color=FAINT, alpha=0.3, lw=0)
+        ax.scatter(*cloud[:1500].T, s=2, color=COLOUR[name], lw=0)
+        ax.set(title="teacher, 40 steps" if name == TEACHER else f"{name}, 2 steps")
+        ax.set(xticks=[], yticks=[], aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+    return fig
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to spend."""
+
+    out: Path = Path("toy-report")
+    evaluations: int = 8_000  # network calls per distillation, of one batch each
+    teacher_steps: int = 2500
+    seeds: int = 3
+    samples: int = 4000
+    quick: bool = False  # a smoke run: a twentieth of the training, one seed
+
+
+def main(options: Options) -> None:
+    if options.quick:
+        options = replace(options, evaluations=500, teacher_steps=125, seeds=1, samples=1000)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    started, n = time.perf_counter(), options.samples
+    real = draw(n, source(1000)).squeeze(-1)
+    teacher = train_teacher(options.teacher_steps)
+    print(f"teacher: {options.teacher_steps} updates, {time.perf_counter() - started:.0f} s")
+
+    @torch.no_grad()
+    def solve(noise: Tensor, steps: int, rng: torch.Generator | None) -> Tensor:
+        return sample(heun(teacher, noise, karras_sigmas(steps)))
+
+    rows, clouds = [], {}
+    for seed in range(options.seeds):
+        other = draw(n, source(seed, 1001)).squeeze(-1)
+        floor = mmd(other, real, gaussian(BANDWIDTH))
+        rows.append({"method": "real", "seed": seed, "steps": 0, "mmd2": floor})
+        solved = solve(torch.randn(n, 2, 1, generator=source(seed, 2)), 40, None)
+        value = mmd(solved.squeeze(-1), real, gaussian(BANDWIDTH))
+        rows.append({"method": TEACHER, "seed": seed, "steps": 40, "mmd2": value})
+        rows += measure(TEACHER, solve, seed=seed, n=n, real=real)
+        for name, method in METHODS.items():
+            lap = time.perf_counter()
+            trainer = distil(method, teacher, evaluations=options.evaluations, seed=seed)
+            spent = {"updates": trainer.step, "evaluations": Net.calls}
+            G = trainer.averages[method.player].requires_grad_(False)
+            few = partial(method.draw, G)
+            found = measure(name, few, seed=seed, n=n, real=real)
+            rows += [{**row, **spent} for row in found]
+            clouds.setdefault(name, few(torch.randn(n, 2, 1), 2, source(seed)).squeeze(-1))
+            print(f"{name}, seed {seed}: {spent}, {time.perf_counter() - lap:.0f} s", flush=True)
+
+    table = pd.DataFrame(rows)
+    table.to_csv(options.out / "toy_mixture.csv", index=False)
+    clouds = {TEACHER: solved.squeeze(-1), **clouds}
+    figure(table, clouds, real).savefig(options.out / "toy_mixture.png", dpi=150)
+    summary = table.groupby(["method", "steps"], sort=False)["mmd2"].agg(["mean", "std"])
+    print(summary.mul(1e3).round(2).to_string())
+    print(f"MMD² times 1000; {options.seeds} seeds, {time.perf_counter() - started:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

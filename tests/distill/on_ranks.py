@@ -74,7 +74,23 @@ def train(kind: str, world: World, folder: Path, name: str, *, resume: str | Non
         if run.step == STEPS[kind] // 2 and not resume:
             checkpoint.save(run, folder / f"{kind}-{name}-half.pt")
     checkpoint.save(run, folder / f"{kind}-{name}.pt")
+    if kind == "steps" and not resume:
+        between_steps(run, folder / f"between-{name}-{world.rank}.pt")
     (folder / f"{kind}-{name}-{world.rank}.json").write_text(json.dumps(records))
+
+
+def between_steps(run: Trainer, path: Path) -> None:
+    """What the generator and its average make of a batch, and the average as it is published."""
+    x, cond = next(stream(0))
+    with run.gathered(), torch.no_grad():
+        nets = run.objective.players["generator"], run.averages["generator"]
+        outputs = [net(x, torch.ones(1), cond) for net in nets]
+    published = denoiser()
+    state = run.average_state("generator")
+    if run.parallel.leads:
+        published.load_state_dict(state)
+        outputs.append(published(x, torch.ones(1), cond).detach())
+    torch.save(outputs, path)
 
 
 def failures(world: World) -> dict[str, str]:

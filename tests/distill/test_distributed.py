@@ -98,6 +98,17 @@ def test_checkpoints_move_from_ddp_to_fsdp(folder, kind):
     assert_close(state(folder, f"{kind}-ddp-fsdp"), state(folder, f"{kind}-single"))
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_networks_can_be_called_between_steps_and_published(folder, strategy):
+    """The generator, its average, and on rank 0 a network with the average's published weights."""
+    expected = torch.load(folder / "between-single-0.pt")
+    torch.testing.assert_close(expected[1], expected[2])
+    for rank in (0, 1):
+        outputs = torch.load(folder / f"between-{strategy}-{rank}.pt")
+        assert len(outputs) == 3 - rank
+        torch.testing.assert_close(outputs, expected[: len(outputs)], rtol=1e-5, atol=1e-4)
+
+
 def test_all_ranks_fail_alike(folder):
     """Also where only the last of them has met what is wrong."""
     first, second = (json.loads((folder / f"failures-{i}.json").read_text()) for i in (0, 1))

@@ -113,6 +113,10 @@ class Single:
     def __init__(self, world: World, players: Players, averages: Players, *, taught: bool):
         """`averages` are the players' moving averages; `taught`: losses may call them."""
 
+    def gathered(self, *, averages: bool = True) -> AbstractContextManager:
+        """Within it players, and averages if asked for, can be called on every rank."""
+        return nullcontext()
+
     def turn(self, player: str) -> AbstractContextManager:
         """Around the micro-batches of one turn; gradients are complete when it is left."""
         return nullcontext()
@@ -169,28 +173,32 @@ class FSDP(Single):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        self.world = world
+        self.world, self.taught = world, taught
         mesh = init_device_mesh(torch.device(world.device).type, (world.size,))
         self.players, self.averages = (
             {name: fully_shard(Whole(module), mesh=mesh) for name, module in group.items()}
             for group in ({k: v.requires_grad_(True) for k, v in players.items()}, averages)
         )
-        self.gathered = [*self.players.values(), *(self.averages.values() if taught else ())]
         # FSDP looks once, at the first gathering, at which weights learn: now all players' do.
-        for module in (*self.players.values(), *self.averages.values()):
-            module.unshard()
-            module.reshard()
+        with self.gathered():
+            pass
 
     @contextmanager
-    def turn(self, player: str) -> Iterator[None]:
-        for module in self.gathered:
+    def gathered(self, *, averages: bool = True) -> Iterator[None]:
+        modules = [*self.players.values(), *(self.averages.values() if averages else ())]
+        for module in modules:
             module.unshard()
         try:
             yield
-            self._meet(self.players[player])
         finally:
-            for module in self.gathered:
+            for module in modules:
                 module.reshard()
+
+    @contextmanager
+    def turn(self, player: str) -> Iterator[None]:
+        with self.gathered(averages=self.taught):
+            yield
+            self._meet(self.players[player])
 
     def _meet(self, player: nn.Module) -> None:
         """Average the gradients that have gathered on the ranks, by a loss that adds nothing.

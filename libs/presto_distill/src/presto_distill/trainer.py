@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
@@ -225,6 +225,10 @@ class Trainer:
             for group, parts in groups.items()
         }
         return {"step": self.step, "config": self._config(), **states}
+
+    def gathered(self) -> AbstractContextManager:
+        """Around whatever calls players or averages between steps; all ranks must enter it."""
+        return self.engine.gathered()
 
     def average_state(self, player: str) -> dict[str, Any]:
         """The state dict of a player's moving average, to publish; as `state_dict`, of rank 0."""

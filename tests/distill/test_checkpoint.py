@@ -86,6 +86,20 @@ write_atomic(path, half_a_save)
     assert torch.load(path, weights_only=True) == {"step": 1}
 
 
+def test_a_flipped_bit_anywhere_is_refused(saved):
+    """torch.load alone takes a changed byte inside a tensor for another number."""
+    data = saved.read_bytes()
+    for place in {*range(0, len(data), 97), *range(len(data) - 40, len(data))}:
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        saved.write_bytes(damaged)
+        assert "damaged" in refusal(saved)
+    saved.write_bytes(data + b"x")
+    assert "damaged" in refusal(saved)
+    saved.write_bytes(data)
+    checkpoint.load(trainer(), saved)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
 def test_a_truncated_checkpoint_is_refused(saved, kept):
     data = saved.read_bytes()
@@ -115,7 +129,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     path = tmp_path / "state.pt"
-    torch.save({"step": Trap()}, path)
+    checkpoint.write({"step": Trap()}, path)
     refusal(path)
     assert not (tmp_path / "sprung").exists()
 
@@ -124,11 +138,15 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     path = tmp_path / "state.pt"
     torch.save(content, path)
+    assert "the file is damaged or no checkpoint" in refusal(path)
+    path.unlink()
+    checkpoint.write(content, path)
     assert "cannot resume" in refusal(path)
 
 
 def test_another_config_or_network_is_refused(saved):
     assert "another config" in refusal(saved, trainer(lr=0.5))
+    assert "micro_batches" in refusal(saved, trainer(micro_batches=2))  # another randomness
     assert "cannot resume" in refusal(saved, trainer(width=4))
 
 

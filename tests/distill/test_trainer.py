@@ -1,5 +1,6 @@
 """The training loop: exact resumption, moving averages, learning rates, and loud failure."""
 
+import functools
 import itertools
 import math
 
@@ -246,6 +247,119 @@ def test_bfloat16_stays_close_to_float32(presto_s, stream):
     assert all(term != torch.tensor(term).bfloat16().item() for term in half.losses.values())
 
 
+# --- accumulation --------------------------------------------------------------------------------
+
+
+def test_micro_batches_have_data_and_randomness_of_their_own():
+    """Turn T consumes batches T M .. T M + M - 1; each draws anew."""
+    objective = TwoPlayers()
+    _, records = train(objective, 2, micro_batches=3)
+    assert objective.seen == [float(i) for i in range(18)]
+    assert len(set(objective.drawn)) == 18
+    assert [record.step for record in records] == [1, 2]
+    resumed = TwoPlayers()
+    first, _ = train(resumed, 1, micro_batches=3)
+    second = Trainer(resumed, TrainConfig(steps=2, micro_batches=3))
+    second.load_state_dict(first.state_dict())
+    list(second.run(numbers))
+    assert (resumed.drawn, resumed.seen) == (objective.drawn, objective.seen)
+
+
+def test_the_first_micro_batch_draws_what_a_single_batch_draws():
+    one, three = TwoPlayers(), TwoPlayers()
+    train(one, 2)
+    train(three, 2, micro_batches=3)
+    assert three.drawn[::3] == one.drawn
+
+
+def test_gradients_are_the_mean_over_micro_batches():
+    """The gradient of w x at micro-batches x = 0, 1, 2, 3 is their mean, and so is the report."""
+    objective = TwoPlayers()
+    weight = objective.players["leader"].weight
+    nn.init.constant_(weight, 2.0)
+    objective.turns = [Turn("leader", lambda batch, rng: {"product": weight * batch.x.mean()})]
+    _, (record,) = train(objective, 1, micro_batches=4, grad_clip=math.inf)
+    assert weight.grad.item() == record.grad_norms["leader"] == 1.5
+    assert record.losses == {"product": 3.0}
+
+
+def test_micro_batches_train_as_the_batch_they_make():
+    parts = [Batch(torch.randn(2, 3, generator=rng(i))) for i in range(8)]
+    wholes = [Batch(torch.cat([b.x for b in parts[i : i + 4]])) for i in (0, 4)]
+
+    def trained(batches, micro):
+        torch.manual_seed(0)
+        net = nn.Linear(3, 3)
+        objective = TwoPlayers()
+        objective.players = {"net": net}
+        objective.turns = [Turn("net", lambda b, rng: {"fit": (net(b.x) - b.x).square().mean()})]
+        trainer = Trainer(objective, TrainConfig(2, micro_batches=micro))
+        list(trainer.run(lambda start: iter(batches)))
+        return net.state_dict()
+
+    torch.testing.assert_close(trained(parts, 4), trained(wholes, 1))
+
+
+# --- compilation ---------------------------------------------------------------------------------
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.linear(x).tanh()
+
+
+class Stack(nn.Module):
+    """Blocks in a list, of which a call runs as many as it says."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Layer() for _ in range(4))
+        self.out = nn.Linear(3, 3)
+
+    def forward(self, x, budget):
+        for block in self.blocks[:budget]:
+            x = block(x)
+        return self.out(x)
+
+
+def test_compiling_changes_neither_results_nor_names(monkeypatch):
+    """Traced but not translated: that needs a C++ compiler, and is PyTorch's to test."""
+    traced = []
+
+    def backend(graph, inputs):
+        traced.append(graph)
+        return graph.forward
+
+    compiler = functools.partialmethod(nn.Module.compile, backend=backend)
+    monkeypatch.setattr(nn.Module, "compile", compiler)
+    trainers = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        net, fixed = Stack(), Layer()
+        objective = TwoPlayers()
+        objective.players, objective.fixed = {"net": net}, {"fixed": fixed}
+
+        def loss(batch, rng, net=net, fixed=fixed):
+            x = torch.randn(2, 3, generator=rng)
+            return {"fit": (net(x, 1 + int(batch.x) % 4) - fixed(x)).square().mean()}
+
+        objective.turns = [Turn("net", loss)]
+        trainer = Trainer(objective, TrainConfig(6, compile=compiled))
+        trainers.append((trainer, list(trainer.run(numbers))))
+        assert (net.blocks[0]._compiled_call_impl is not None) == compiled
+        assert (fixed._compiled_call_impl is not None) == compiled
+    (plain, expected), (compiled, records) = trainers
+    # One where the input has a gradient and one where it has none; not one per block.
+    assert len(traced) == 2
+    for ours, theirs in zip(records, expected, strict=True):
+        assert ours.losses == pytest.approx(theirs.losses, rel=1e-5)
+    compiled.load_state_dict(plain.state_dict())  # a resumed run may compile
+
+
 # --- failure -------------------------------------------------------------------------------------
 
 
@@ -270,3 +384,47 @@ def test_divergence_names_the_term_and_the_step_and_moves_nothing(break_it, reas
         next(records)
     assert [player.weight.item() for player in objective.players.values()] == before
     assert trainer.step == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(math.nan, "leader has NaN weights: weight"), (math.inf, "leader has infinite weights")],
+)
+@pytest.mark.parametrize("role", ["players", "fixed"])
+def test_networks_that_are_not_finite_are_refused_before_training(value, reason, role):
+    objective, broken = TwoPlayers(), Line()
+    nn.init.constant_(broken.weight, value)
+    setattr(objective, role, {**getattr(objective, role, {}), "leader": broken})
+    with pytest.raises(ValueError, match=reason):
+        Trainer(objective, TrainConfig(steps=1))
+
+
+def test_a_player_without_a_learning_rate_is_refused():
+    with pytest.raises(ValueError, match="lr has no 'follower', only leader"):
+        Trainer(TwoPlayers(), TrainConfig(steps=1, lr={"leader": 1e-3}))
+
+
+def test_a_stream_that_ends_names_the_batch_it_lacks():
+    empty = Trainer(TwoPlayers(), TrainConfig(steps=2)).run(lambda start: iter(()))
+    with pytest.raises(ValueError, match="the data stream is empty"):
+        next(empty)
+    short = Trainer(TwoPlayers(), TrainConfig(steps=2)).run(
+        lambda start: itertools.islice(numbers(start), 5)
+    )
+    next(short)
+    with pytest.raises(ValueError, match="ended before batch 5"):
+        next(short)
+
+
+def test_no_micro_batch_is_no_configuration():
+    with pytest.raises(ValueError, match="micro_batches must be at least 1, got 0"):
+        TrainConfig(steps=1, micro_batches=0)
+
+
+def test_betas_may_be_integers():
+    objective = TwoPlayers()
+    trainer, _ = train(objective, 1, betas=(0, 0.99))
+    assert trainer.optimizers["leader"].param_groups[0]["betas"] == (0.0, 0.99)
+    other = Trainer(TwoPlayers(), TrainConfig(steps=1, betas=(0.0, 0.99)))
+    other.load_state_dict(trainer.state_dict())  # the same configuration
+    assert other.step == 1

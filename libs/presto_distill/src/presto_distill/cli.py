@@ -205,3 +205,7 @@ def main() -> None:
         print(f"presto: {lines[0]}", file=sys.stderr)
         code = 2
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

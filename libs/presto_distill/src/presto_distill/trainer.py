@@ -3,7 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
@@ -13,15 +14,22 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_distill import ema
-from presto_distill.objective import Batch, Objective
+from presto_distill.distributed import ENGINES, Single, World, cut, same_start, shard, whole
+from presto_distill.objective import Batch, Objective, Turn
 from presto_models.precision import Precision, autocast
 
 Stream = Callable[[int], Iterator[Batch]]  # first batch's number -> the batches from there on
+# Fields that a resumed run may change: they say how far and how fast, not what.
+FREE = ("steps", "compile")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to optimise; one step is one round of all turns (for Presto-S: one generator update)."""
+    """How to optimise; one step is one round of all turns (for Presto-S: one generator update).
+
+    A turn's gradient is the mean over `micro_batches` batches of the stream, over all ranks
+    together: global batch = micro_batches x the stream's batch, whatever the number of ranks.
+    """
 
     steps: int
     lr: float | dict[str, float] = 1e-4  # Adam's, per player if a dict
@@ -32,6 +40,14 @@ class TrainConfig:
     ema_decay: float = 0.999
     precision: Precision = "auto"
     seed: int = 0
+    micro_batches: int = 1  # per turn, over all ranks, which must divide them
+    compile: bool = False  # blocks of players and fixed networks, by torch.compile
+
+    def __post_init__(self) -> None:
+        if self.micro_batches < 1:
+            raise ValueError(f"micro_batches must be at least 1, got {self.micro_batches}")
+        # Adam takes no integers, and a resumed run compares text.
+        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
 
 
 class Record(NamedTuple):
@@ -51,27 +67,39 @@ class Diverged(ValueError):
 class Trainer:
     """Runs an objective. Iterate `run`; saving, plotting and stopping belong to whoever iterates.
 
-    Everything that moves is in `state_dict()`. Randomness is derived from (seed, step, turn) and
-    the data from its position, so training 2k steps equals k steps, save, load and k more.
+    Everything that moves is in `state_dict()`. Randomness is derived from (seed, step, turn,
+    micro-batch) and the data from its position, so training 2k steps equals k steps, save, load
+    and k more, and training on several ranks equals training on one up to rounding.
     """
 
     objective: Objective
     cfg: TrainConfig
     device: torch.device | str = "cpu"
     step: int = 0
+    parallel: World = World()
     averages: dict[str, nn.Module] = field(init=False)
     optimizers: dict[str, torch.optim.Optimizer] = field(init=False)
+    engine: Single = field(init=False)
 
     def __post_init__(self) -> None:
-        players = self.objective.players
-        for module in (*players.values(), *getattr(self.objective, "fixed", {}).values()):
+        players, fixed = self.objective.players, getattr(self.objective, "fixed", {})
+        self._check({**players, **fixed})
+        modules = [*players.values(), *fixed.values()]
+        for module in modules:
             module.to(self.device)
+        same_start(self.parallel, modules)
         self.averages = {
             name: copy.deepcopy(player).eval().requires_grad_(False)
             for name, player in players.items()
         }
-        if hasattr(self.objective, "averages"):
+        taught = hasattr(self.objective, "averages")
+        if taught:
             self.objective.averages = self.averages
+        if self.cfg.compile:
+            for module in modules:
+                compile_blocks(module)
+        engine = ENGINES[self.parallel.strategy]
+        self.engine = engine(self.parallel, players, self.averages, taught=taught)
         self.optimizers = {
             name: torch.optim.Adam(player.parameters(), lr=self._lr(name), betas=self.cfg.betas)
             for name, player in players.items()
@@ -80,33 +108,30 @@ class Trainer:
     def run(self, stream: Stream) -> Iterator[Record]:
         """Train from the current step to the last, one record per step."""
         turns = self.objective.turns
-        batches = stream(self.step * len(turns))
+        batches = self._micro_batches(stream, self.step * len(turns) * self.cfg.micro_batches)
         while self.step < self.cfg.steps:
             start = time.perf_counter()
             losses: dict[str, list[float]] = {}
             norms: dict[str, float] = {}
             for number, turn in enumerate(turns):
-                terms, norms[turn.player] = self._take(turn, number, next(batches))
+                terms, norms[turn.player] = self._take(turn, number, batches)
                 for name, value in terms.items():
                     losses.setdefault(name, []).append(value)
             self.step += 1
             means = {name: sum(values) / len(values) for name, values in losses.items()}
             yield Record(self.step, means, norms, time.perf_counter() - start)
 
-    def _take(self, turn, number: int, batch: Batch) -> tuple[dict[str, float], float]:
+    def _take(
+        self, turn: Turn, number: int, batches: Iterator[Batch]
+    ) -> tuple[dict[str, float], float]:
         """One optimizer step of one player; the others are frozen meanwhile."""
-        for name, player in self.objective.players.items():
-            player.requires_grad_(name == turn.player)
         player, optimizer = self.objective.players[turn.player], self.optimizers[turn.player]
-        device = torch.device(self.device)
-        batch = tree_map_only(Tensor, lambda leaf: leaf.to(device, non_blocking=True), batch)
-        with autocast(device, self.cfg.precision):
-            terms = turn.loss(batch, self._rng(number))
-
         optimizer.zero_grad()
-        sum(terms.values()).backward()
-        norm = nn.utils.clip_grad_norm_(player.parameters(), self.cfg.grad_clip).item()
-        values = {name: term.item() for name, term in terms.items()}
+        with self.engine.turn(turn.player):
+            for name, other in self.objective.players.items():
+                other.requires_grad_(name == turn.player)
+            values = self._gradients(turn, number, batches)
+        norm = whole_norm(player.parameters(), self.cfg.grad_clip)
         for name, value in {**values, f"gradient of the {turn.player}": norm}.items():
             if not math.isfinite(value):
                 raise Diverged(f"{name} is {value} at step {self.step + 1}")
@@ -115,6 +140,50 @@ class Trainer:
         optimizer.step()
         ema.update(self.averages[turn.player], player, decay=self.cfg.ema_decay, step=self.step)
         return values, norm
+
+    def _gradients(self, turn: Turn, number: int, batches: Iterator[Batch]) -> dict[str, float]:
+        """Gather the turn's gradients from this rank's micro-batches; each term's mean over all."""
+        device, world = torch.device(self.device), self.parallel
+        numbers = range(world.rank, self.cfg.micro_batches, world.size)
+        sums: dict[str, float] = {}
+        for micro in numbers:
+            batch = next(batches)
+            batch = tree_map_only(Tensor, lambda leaf: leaf.to(device, non_blocking=True), batch)
+            last = micro == numbers[-1]
+            with nullcontext() if last else self.engine.part(turn.player):
+                with autocast(device, self.cfg.precision):
+                    terms = self.engine.terms(turn, batch, self._rng(number, micro))
+                (sum(terms.values()) / len(numbers)).backward()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + term.item() / len(numbers)
+        return world.mean(sums)
+
+    def _micro_batches(self, stream: Stream, first: int) -> Iterator[Batch]:
+        """This rank's part of the stream; its end is an error that names the missing batch."""
+        size = self.parallel.size
+        for batch in shard(stream, self.parallel.rank, size)(first):
+            yield batch
+            first += size
+        raise ValueError(
+            f"the data stream ended before batch {first + size - 1}"
+            if first
+            else "the data stream is empty"
+        )
+
+    def _check(self, networks: dict[str, nn.Module]) -> None:
+        """Refuse, before any work, what could only fail or mislead later."""
+        size, micro = self.parallel.size, self.cfg.micro_batches
+        if micro % size:
+            raise ValueError(f"world size {size} does not divide {micro} micro-batches")
+        if isinstance(self.cfg.lr, dict):
+            for name in self.objective.players:
+                if name not in self.cfg.lr:
+                    raise ValueError(f"lr has no {name!r}, only {', '.join(self.cfg.lr) or 'none'}")
+        for network, module in networks.items():
+            for name, weight in module.named_parameters():
+                if not weight.isfinite().all():
+                    kind = "NaN" if weight.isnan().any() else "infinite"
+                    raise ValueError(f"{network} has {kind} weights: {name}")
 
     def _config(self) -> dict[str, str]:
         """What a resumed run must have in common with this one, as text, by field."""
@@ -134,33 +203,78 @@ class Trainer:
             return rise
         return rise * 0.5 * (1 + math.cos(math.pi * self.step / self.cfg.steps))
 
-    def _rng(self, turn: int) -> torch.Generator:
-        words = np.random.SeedSequence((self.cfg.seed, self.step, turn)).generate_state(2)
+    def _rng(self, turn: int, micro: int) -> torch.Generator:
+        place = (self.cfg.seed, self.step, turn, micro)
+        words = np.random.SeedSequence(place).generate_state(2)
         seed = int(words[0]) << 31 ^ int(words[1])
         return torch.Generator(self.device).manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, averages, optimizers and the step, with the config they belong to."""
-        return {
-            "step": self.step,
-            "config": self._config(),
-            "players": {k: v.state_dict() for k, v in self.objective.players.items()},
-            "averages": {k: v.state_dict() for k, v in self.averages.items()},
-            "optimizers": {k: v.state_dict() for k, v in self.optimizers.items()},
+        """Weights, averages, optimizers and the step, with the config they belong to.
+
+        The same for every strategy and world size. All ranks must call it; under FSDP it is
+        complete on rank 0 only.
+        """
+        groups = {
+            "players": self.objective.players,
+            "averages": self.averages,
+            "optimizers": self.optimizers,
         }
+        states = {
+            group: {name: whole(part.state_dict(), self.parallel) for name, part in parts.items()}
+            for group, parts in groups.items()
+        }
+        return {"step": self.step, "config": self._config(), **states}
+
+    def gathered(self) -> AbstractContextManager:
+        """Around whatever calls players or averages between steps; all ranks must enter it."""
+        return self.engine.gathered()
+
+    def average_state(self, player: str) -> dict[str, Any]:
+        """The state dict of a player's moving average, to publish; as `state_dict`, of rank 0."""
+        return whole(self.averages[player].state_dict(), self.parallel)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; a config that differs (other than in `steps`) is refused."""
+        """Continue from `state`; a config that differs (other than in `FREE`) is refused."""
         ours = self._config()
         changed = {
             name: f"{state['config'].get(name)} -> {value}"
             for name, value in ours.items()
-            if name != "steps" and state["config"].get(name) != value
+            if name not in FREE and state["config"].get(name) != value
         }
         if changed:
             raise ValueError(f"the checkpoint was made with another config: {changed}")
         for name, player in self.objective.players.items():
-            player.load_state_dict(state["players"][name])
-            self.averages[name].load_state_dict(state["averages"][name])
-            self.optimizers[name].load_state_dict(state["optimizers"][name])
+            for module, group in ((player, "players"), (self.averages[name], "averages")):
+                like = module.state_dict()
+                weights = state[group][name]
+                module.load_state_dict({k: cut(v, like.get(k)) for k, v in weights.items()})
+            optimizer = self.optimizers[name]
+            saved, moments = state["optimizers"][name], {}
+            for place, like in enumerate(optimizer.param_groups[0]["params"]):
+                if (of := saved["state"].get(place)) is not None:
+                    moments[place] = {key: cut(value, like) for key, value in of.items()}
+            optimizer.load_state_dict({**saved, "state": moments})
         self.step = state["step"]
+
+
+def whole_norm(parameters: Iterable[nn.Parameter], most: float) -> float:
+    """Scale the gradients to a norm of at most `most`; the norm before, over all ranks' parts."""
+    norm = nn.utils.clip_grad_norm_(parameters, most)
+    return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """Compile, in place, the blocks that a network keeps in lists; all of it if it has no list.
+
+    How many blocks run depends on the data and stays ordinary Python; what a block does is
+    compiled once for all blocks of its kind. Names in the state dict stay.
+    """
+
+    def blocks(module: nn.Module) -> list[nn.Module]:
+        if isinstance(module, nn.ModuleList):
+            return list(module)
+        return [block for part in module.children() for block in blocks(part)]
+
+    for block in blocks(network) or [network]:
+        block.compile(dynamic=True)

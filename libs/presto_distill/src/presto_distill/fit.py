@@ -48,7 +48,7 @@ def fit(
     checkpoint; where a disk is full, OSError names what could not be written, and the previous
     checkpoint stays.
     """
-    first = _rank() == 0
+    first = is_first_process()
     if first:
         for leftover in path.parent.glob(f".{path.name}.*"):  # of a kill during a save
             leftover.unlink()
@@ -121,17 +121,20 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(kind, handler)
 
 
-def _rank() -> int:
-    """Number of this process under torchrun; only the first writes and shows a bar."""
-    group = torch.distributed
-    return group.get_rank() if group.is_available() and group.is_initialized() else 0
+def is_first_process() -> bool:
+    """Whether this process writes and shows a bar: one of torchrun's does, or the only one."""
+    return not _many() or torch.distributed.get_rank() == 0
 
 
 def _any_process(wish: bool) -> bool:
     """Whether any process wishes so: all of them save together, or none."""
-    group = torch.distributed
-    if not (group.is_available() and group.is_initialized()):
+    if not _many():
         return wish
+    group = torch.distributed
     votes = torch.tensor(int(wish), device="cuda" if group.get_backend() == "nccl" else "cpu")
     group.all_reduce(votes, op=group.ReduceOp.MAX)
     return bool(votes)
+
+
+def _many() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -24,7 +24,7 @@ from presto_distill.cli import RunOptions
 from presto_distill.dry_run import dry_run
 from presto_distill.experiment import Lab, file_digest
 from presto_distill.fit import fit, is_first_process
-from presto_distill.health import probe
+from presto_distill.health import PROBED, probe
 from presto_distill.logs import Row
 from presto_distill.methods import METHODS, Plan
 from presto_distill.presets import preset as find_preset
@@ -112,7 +112,7 @@ def train(
         label=config["method"],
         every=options.every,
         log=out / "records.csv",
-        probe=look,
+        probe=look if isinstance(objective, PROBED) else None,
         probe_every=options.health or max(1, cfg.steps // PROBES),
         events=out / "tensorboard" if options.tensorboard else None,
     )
@@ -170,12 +170,10 @@ def digests(folder: Path, *names: str) -> dict[str, str]:
 
 def draw_health(out: Path) -> None:
     """The health panel as an image, where the extra `notebooks` brought something to draw with."""
-    if not importlib.util.find_spec("seaborn"):
+    if not importlib.util.find_spec("seaborn") or not (out / "health.csv").exists():
         return
     import pandas as pd
 
     from presto_distill.lab.plots import health_panel
 
-    table = pd.read_csv(out / "health.csv")
-    if len(table):
-        health_panel(table).savefig(out / "health.png", dpi=150)
+    health_panel(pd.read_csv(out / "health.csv")).savefig(out / "health.png", dpi=150)

@@ -23,6 +23,7 @@ from presto_models.layer_schedule import ScheduledDenoiser
 
 Embed = Callable[[Float[Tensor, "b c t"]], Float[Tensor, "b d"]]
 BUCKETS = 5  # of equal probability under a noise law; each is probed at its median
+PROBED = (PrestoS, PrestoL)  # and what is built on them
 CLIPS = 16  # of the batch that are noised; samples are made for all of it
 
 
@@ -30,7 +31,7 @@ CLIPS = 16  # of the batch that are noised; samples are made for all of it
 def probe(
     objective: Objective, batch: Batch, rng: torch.Generator, embed: Embed | None = None
 ) -> list[Row]:
-    """Rows for Presto-S, Presto-L and those built on them; none for other objectives.
+    """Rows for objectives that are PROBED; none for others.
 
     Give the same held-out `batch` and an equally seeded `rng` every time. `embed` unlocks the
     Fréchet distance and MMD of one-step samples to the batch.

@@ -1,6 +1,7 @@
 """A run is never lost: killed at any moment it goes on to the same end, and what is wrong with
 its input, its disk or its losses is said in one line."""
 
+import importlib.util
 import itertools
 import json
 import math
@@ -54,9 +55,8 @@ def small_run(folder: Path, stream=numbered, **options) -> Trainer:
         weight = trainer.objective.generator.inner.input.weight
         return [{"measure": "weight", "value": weight.sum().item()}]
 
-    path = folder / "checkpoint.pt"
-    fit(trainer, stream, path, label="small", every=0, probe=probe, probe_every=2, **options)
-    checkpoint.save(trainer, path)
+    options = {"every": 0, "probe": probe, "probe_every": 2, **options}
+    fit(trainer, stream, folder / "checkpoint.pt", label="small", **options)
     return trainer
 
 
@@ -150,7 +150,7 @@ def test_a_signal_finishes_the_step_saves_and_stops(kind, code, tmp_path):
 
     before = signal.getsignal(kind)
     with pytest.raises(Stopped, match=f"{kind.name}: saved at step 2 in") as stop:
-        small_run(tmp_path / "run", signalled, log=tmp_path / "run" / "checkpoint.csv")
+        small_run(tmp_path / "run", signalled)
     assert stop.value.code == code and signal.getsignal(kind) is before
     assert small_trainer_at(tmp_path / "run").step == 2
     small_run(tmp_path / "run")
@@ -286,6 +286,17 @@ def test_a_run_leaves_a_student_its_records_and_its_health(command, tmp_path):
     assert config["objective"]["critic_updates"] == 1 and config["train"]["steps"] == 2
 
 
+def test_a_missing_tensorboard_names_its_extra_before_anything_is_written(
+    command, tmp_path, monkeypatch
+):
+    find = importlib.util.find_spec
+    missing = lambda name, *rest: None if name == "tensorboard" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr("importlib.util.find_spec", missing)
+    with pytest.raises(ValueError, match=r"pip install 'presto-distill\[tensorboard\]'"):
+        command("steps", tmp_path / "out", tensorboard=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_tensorboard_holds_what_the_tables_hold(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -306,7 +317,7 @@ def test_students_start_from_students_and_both_keeps_the_blocks(command, tmp_pat
     student = PrestoDenoiser.from_pretrained(tmp_path / "both" / "student")
     assert student.config.schedule.budgets == (4, 2) and student.config.few_step
     config = json.loads((tmp_path / "both" / "config.json").read_text())
-    assert config["objective"]["nu"] == 0.0 and config["start"].keys() == {"student"}
+    assert config["objective"]["nu"] == 0.0 and "start" in config["weights"]
     command("base", tmp_path / "base", one)
     assert PrestoDenoiser.from_pretrained(tmp_path / "base" / "student").depth == 16
 
@@ -418,6 +429,7 @@ def test_settings_reach_fields_of_every_type():
             {},
             "unknown method 'stepps': choose one of steps, layers, both",
         ),
+        ("steps", [], {"health": 0}, "health must be at least 1 step, got 0"),
         ("steps", [], {"preset": "huge"}, "unknown preset 'huge'"),
         ("steps", [], {"start": Path("nowhere")}, "no folder nowhere and no bundled model"),
         (

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from presto_distill import checkpoint
 from presto_distill.cli import RunOptions
 from presto_distill.dry_run import dry_run
 from presto_distill.experiment import Lab, file_digest
 from presto_distill.fit import fit, is_first_process
 from presto_distill.health import PROBED, probe
-from presto_distill.logs import Row
+from presto_distill.logs import Row, check_tensorboard
 from presto_distill.methods import METHODS, Plan
+from presto_distill.presets import Preset
 from presto_distill.presets import preset as find_preset
 from presto_distill.settings import Settings, differences, plain, with_pairs
 from presto_distill.streams import conditioned
@@ -46,55 +46,75 @@ def run(method: str, options: RunOptions) -> int:
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-    preset, start = find_preset(options.preset), options.start
-    settings = METHODS[method].settings(preset, start)
+    if options.health is not None and options.health < 1:
+        raise ValueError(f"health must be at least 1 step, got {options.health}")
+    preset = find_preset(options.preset)
+    settings = METHODS[method].settings(preset, options.start)
     settings = replace(settings, train=replace(settings.train, seed=options.seed))
     settings = with_pairs(settings, [pair for pairs in options.settings for pair in pairs])
     name = options.preset + (f"-{options.audio.name}" if options.audio else "")
-    out = options.out or Path("runs") / f"{method}-{name}-{options.seed}"
-    if not options.dry_run:
-        check_folder(out, resume=options.resume)
 
-    with tempfile.TemporaryDirectory() as temporary:
-        data = options.data or Path("runs") / name
-        if options.dry_run:  # a batch of data, in a place that does not last
-            n, data = settings.train.batch, Path(temporary)
-            preset = replace(preset, clips=n, held_out=1, trajectories=n)
-        lab = Lab.open(
-            preset, seed=options.seed, out=data, audio=options.audio, model=options.model
-        )
-        first = start and PrestoDenoiser.from_pretrained(start, device=lab.device)
-        check_latents(first or lab.teacher, lab)
-        torch.manual_seed(options.seed)  # of what starts from random weights
-        plan = METHODS[method].plan(lab, settings, first)
-        config = {
-            "method": method,
-            "preset": options.preset,
-            "data": lab.source,
-            "model": digests(find_snapshot(options.model), "base", "codec", "text"),
-            "start": digests(find_snapshot(start).parent, start.name) if start else None,
-            **plain(settings),
-        }
-        if options.dry_run:
+    if options.dry_run:
+        n = settings.train.batch  # a batch of data, in a place that does not last
+        preset = replace(preset, clips=n, held_out=1, trajectories=n)
+        with tempfile.TemporaryDirectory() as folder:
+            lab, plan, config = prepare(method, settings, preset, Path(folder), options)
             print(json.dumps(config, indent=2))
             print(dry_run(plan.make(), plan.stream, settings.train, lab.device))
-            return 0
-    train(plan, settings, config, lab, out, options)
+        return 0
+
+    out = options.out or Path("runs") / f"{method}-{name}-{options.seed}"
+    check_folder(out, resume=options.resume)
+    if options.tensorboard:
+        check_tensorboard()
+    data = options.data or Path("runs") / name
+    lab, plan, config = prepare(method, settings, preset, data, options)
+    if options.resume:
+        check_same(config, out)
+    train(lab, plan, settings, config, out, options)
     return 0
 
 
+def prepare(
+    method: str, settings: Settings, preset: Preset, data: Path, options: RunOptions
+) -> tuple[Lab, Plan, dict[str, Any]]:
+    """Data and models, what to train, and the resolved config that names all of it."""
+    lab = Lab.open(preset, seed=options.seed, out=data, audio=options.audio, model=options.model)
+    start = options.start and PrestoDenoiser.from_pretrained(options.start, device=lab.device)
+    for network in filter(None, (lab.teacher, start)):
+        check_latents(network, lab)
+    torch.manual_seed(options.seed)  # of what starts from random weights
+    plan = METHODS[method].plan(lab, settings, start)
+    folder = find_snapshot(options.model)
+    weights = {name: folder / name for name in ("base", "codec", "text")}
+    weights |= {"start": find_snapshot(options.start)} if options.start else {}
+    config = {
+        "method": method,
+        "preset": options.preset,
+        "data": lab.source,
+        "weights": {name: file_digest(at / "model.safetensors") for name, at in weights.items()},
+        **plain(settings),
+    }
+    return lab, plan, config
+
+
 def train(
+    lab: Lab,
     plan: Plan,
     settings: Settings,
     config: dict[str, Any],
-    lab: Lab,
     out: Path,
     options: RunOptions,
 ) -> None:
     """Start or resume the run in `out`, and leave its student there."""
-    keep_config(config, out)
     objective, cfg = plan.make(), settings.train
     trainer = Trainer(objective, cfg, lab.device)
+    first = is_first_process()
+    if first:  # only now, after all that may be wrong with the input
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config, indent=2) + "\n"
+        write_atomic(out / "config.json", lambda path: path.write_text(text))
+
     clips = min(PROBED_CLIPS, len(lab.held_out))
     fixed = {"batch": clips, "frames": lab.preset.frames, "seed": lab.seed}
     batch = next(conditioned(lab.held_out, lab.text, **fixed)(0))
@@ -111,13 +131,13 @@ def train(
         out / "checkpoint.pt",
         label=config["method"],
         every=options.every,
+        keep=True,
         log=out / "records.csv",
         probe=look if isinstance(objective, PROBED) else None,
         probe_every=options.health or max(1, cfg.steps // PROBES),
         events=out / "tensorboard" if options.tensorboard else None,
     )
-    checkpoint.save(trainer, out / "checkpoint.pt")
-    if is_first_process():
+    if first:
         student = PrestoDenoiser(plan.student)
         student.load_state_dict(trainer.averages[plan.player].state_dict())
         student.save_pretrained(out / "student")
@@ -134,18 +154,12 @@ def check_folder(out: Path, *, resume: bool) -> None:
         raise ValueError(f"nothing to resume: {out} holds no config.json")
 
 
-def keep_config(config: dict[str, Any], out: Path) -> None:
-    """Write config.json; ValueError with the differences if another one is there."""
-    path = out / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        # More steps are no other run: the trainer goes on to them.
-        if changes := differences(before, config, ignore="train.steps"):
-            raise ValueError(f"cannot resume {out} under another config: {changes}")
-    if is_first_process():
-        out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config, indent=2) + "\n"
-        write_atomic(path, lambda temporary: temporary.write_text(text))
+def check_same(config: dict[str, Any], out: Path) -> None:
+    """ValueError with the differences unless the run in `out` has this config."""
+    before = json.loads((out / "config.json").read_text())
+    # More steps make no other run: the trainer goes on to them.
+    if changes := differences(before, config, ignore="train.steps"):
+        raise ValueError(f"cannot resume {out} under another config: {changes}")
 
 
 def check_latents(denoiser: nn.Module, lab: Lab) -> None:
@@ -161,11 +175,6 @@ def check_latents(denoiser: nn.Module, lab: Lab) -> None:
             f"latents of shape {(*x.shape,)} do not fit a network that takes "
             f"(b, {channels}, t): {str(error).splitlines()[0]}"
         ) from error
-
-
-def digests(folder: Path, *names: str) -> dict[str, str]:
-    """What the weights of snapshots in `folder` are, by name."""
-    return {name: file_digest(folder / name / "model.safetensors") for name in names}
 
 
 def draw_health(out: Path) -> None:

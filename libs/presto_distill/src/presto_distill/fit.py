@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from presto_distill import checkpoint
-from presto_distill.logs import Journal, Row
+from presto_distill.logs import Journal, Row, remove_leftovers
 from presto_distill.trainer import Diverged, Stream, Trainer
 
 CHECKPOINT_SECONDS = 30.0
@@ -32,12 +32,14 @@ def fit(
     *,
     label: str,
     every: float = CHECKPOINT_SECONDS,
+    keep: bool = False,
     log: Path | None = None,
     probe: Callable[[], list[Row]] | None = None,
     probe_every: int = 1,
     events: Path | None = None,
 ) -> list[Row]:
-    """Train to the end with a progress bar, checkpointing to `path` every so many seconds.
+    """Train to the end with a progress bar, checkpointing to `path` every so many seconds, and
+    after the last step to `keep` the end.
 
     Resumes from `path` if it is there. Returns one flat record per step, those before a kill
     included; they are also kept, a line each, in `log` (default: a .csv beside the checkpoint).
@@ -50,8 +52,7 @@ def fit(
     """
     first = is_first_process()
     if first:
-        for leftover in path.parent.glob(f".{path.name}.*"):  # of a kill during a save
-            leftover.unlink()
+        remove_leftovers(path)
     checkpoint.resume_or_start(trainer, path)
     bar = tqdm(
         trainer.run(stream),
@@ -78,7 +79,8 @@ def fit(
                     journal.health(step, probe())
                 since += seconds
                 stop = _any_process(bool(arrived))
-                if stop or _any_process(since > every):
+                due = since > every or (keep and step == trainer.cfg.steps)
+                if stop or _any_process(due):
                     journal.sync()
                     _save(trainer, path)
                     saved, since = step, 0.0

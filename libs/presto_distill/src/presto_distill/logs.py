@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import io
 import os
 from itertools import takewhile
@@ -23,6 +24,7 @@ class Table:
     def __init__(self, path: Path, *, step: int):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
         path.touch()
         lines = path.read_bytes().splitlines(keepends=True) if step else []
         rows = list(takewhile(lambda line: _belongs(line, step), lines[1:]))
@@ -83,7 +85,7 @@ class Journal:
             self._records = log and stack.enter_context(Table(log, step=step))
             beside = log.with_name("health.csv") if log and health else None
             self._health = beside and stack.enter_context(Table(beside, step=step))
-            self._events = log and events and _tensorboard(events, step=step)
+            self._events = log and events and _event_writer(events, step=step)
             if self._events:
                 stack.callback(self._events.close)
             self._open = stack.pop_all()
@@ -117,6 +119,8 @@ class Journal:
         for table in (self._records, self._health):
             if table:
                 table.sync()
+        if self._events:
+            self._events.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -146,12 +150,21 @@ def _value(text: str) -> int | float | str:
     return text
 
 
-def _tensorboard(folder: Path, *, step: int):
-    """A writer of event files that go on after `step`; ValueError without the extra."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError(
-            "TensorBoard is missing: pip install 'presto-distill[tensorboard]'"
-        ) from error
+def remove_leftovers(path: Path) -> None:
+    """Remove the half files that kills have left beside `path`; see snapshot.write_atomic."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink()
+
+
+def check_tensorboard() -> None:
+    """ValueError that names the extra, where TensorBoard is not installed."""
+    if not importlib.util.find_spec("tensorboard"):
+        raise ValueError("TensorBoard is missing: pip install 'presto-distill[tensorboard]'")
+
+
+def _event_writer(folder: Path, *, step: int):
+    """A writer of TensorBoard's event files that go on after `step`."""
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=step + 1)

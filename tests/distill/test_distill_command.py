@@ -75,16 +75,24 @@ def outcome(folder: Path) -> dict[str, object]:
 # --- kill -9 -------------------------------------------------------------------------------------
 
 
-def in_a_fork(body) -> int:
-    """Run `body` in a copy of this process; its exit status."""
-    if not (child := os.fork()):
-        try:
-            body()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+def fork(body) -> int:
+    """Start `body` in a copy of this process."""
+    if child := os.fork():
+        return child
+    try:
+        body()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def status(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_a_fork(body) -> int:
+    return status(fork(body))
 
 
 def watched(folder: Path, kill_at: int | None, *, only_saves: bool) -> None:
@@ -162,6 +170,29 @@ def small_trainer_at(folder: Path) -> Trainer:
     trainer = small_trainer()
     checkpoint.load(trainer, folder / "checkpoint.pt")
     return trainer
+
+
+def test_processes_stop_together_and_only_the_first_writes_logs(tmp_path):
+    """Of two processes the second is told to stop; both save after the same step."""
+
+    def process(rank: int) -> None:
+        group = torch.distributed
+        store = group.FileStore(str(tmp_path / "store"), 2)
+        group.init_process_group("gloo", store=store, rank=rank, world_size=2)
+        trainer, path = small_trainer(), tmp_path / str(rank) / "checkpoint.pt"
+
+        def stream(start):
+            for k, batch in enumerate(numbered(start), start):
+                if (rank, k) == (1, 4):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        with pytest.raises(Stopped, match=f"SIGTERM: saved at step 2 in {path}"):
+            fit(trainer, stream, path, label="small", every=1e9)
+        assert path.exists() and path.with_suffix(".csv").exists() == (rank == 0)
+
+    children = [fork(lambda rank=rank: process(rank)) for rank in (0, 1)]
+    assert [status(child) for child in children] == [0, 0]
 
 
 def broken_at(number: int):
@@ -284,6 +315,7 @@ def test_a_run_leaves_a_student_its_records_and_its_health(command, tmp_path):
     assert {row["step"] for row in health} == {0, 1, 2}
     config = json.loads((out / "config.json").read_text())
     assert config["objective"]["critic_updates"] == 1 and config["train"]["steps"] == 2
+    assert config["student"]["few_step"] and config["student"]["dit"]["depth"] == 4
 
 
 def test_a_missing_tensorboard_names_its_extra_before_anything_is_written(

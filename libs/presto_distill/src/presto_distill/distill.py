@@ -79,10 +79,10 @@ def prepare(
     method: str, settings: Settings, preset: Preset, data: Path, options: RunOptions
 ) -> tuple[Lab, Plan, dict[str, Any]]:
     """Data and models, what to train, and the resolved config that names all of it."""
+    start = options.start and PrestoDenoiser.from_pretrained(options.start)
     lab = Lab.open(preset, seed=options.seed, out=data, audio=options.audio, model=options.model)
-    start = options.start and PrestoDenoiser.from_pretrained(options.start, device=lab.device)
     for network in filter(None, (lab.teacher, start)):
-        check_latents(network, lab)
+        check_latents(network.to(lab.device), lab)
     torch.manual_seed(options.seed)  # of what starts from random weights
     plan = METHODS[method].plan(lab, settings, start)
     folder = find_snapshot(options.model)
@@ -94,6 +94,7 @@ def prepare(
         "data": lab.source,
         "weights": {name: file_digest(at / "model.safetensors") for name, at in weights.items()},
         **plain(settings),
+        "student": plain(plan.student),
     }
     return lab, plan, config
 

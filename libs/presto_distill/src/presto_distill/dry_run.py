@@ -31,8 +31,8 @@ def dry_run(objective: Objective, stream: Stream, cfg: TrainConfig, device: torc
         lines[-1] += f"; {_megabytes(torch.cuda.max_memory_allocated(device))} at most in a step"
     else:
         lines[-1] += "; activations are not in it"
-    hours = record.seconds * cfg.steps / 3600
-    lines.append(f"one step: {record.seconds:.3g} s on {device}; {cfg.steps} steps: {hours:.3g} h")
+    step, whole = (_duration(seconds) for seconds in (record.seconds, record.seconds * cfg.steps))
+    lines.append(f"one step: {step} on {device}; all {cfg.steps}: {whole}, health checks not in it")
     return "\n".join(lines)
 
 
@@ -54,3 +54,10 @@ def _bytes(module: nn.Module) -> int:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.3g} s"

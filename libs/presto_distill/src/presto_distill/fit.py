@@ -38,13 +38,13 @@ def fit(
     probe_every: int = 1,
     events: Path | None = None,
 ) -> list[Row]:
-    """Train to the end with a progress bar, checkpointing to `path` every so many seconds, and
-    after the last step to `keep` the end.
+    """Train to the end with a progress bar, checkpointing to `path` every so many seconds.
 
-    Resumes from `path` if it is there. Returns one flat record per step, those before a kill
-    included; they are also kept, a line each, in `log` (default: a .csv beside the checkpoint).
-    `probe` is asked before training and every `probe_every` steps; its rows go to health.csv
-    beside the log. `events` is a folder for TensorBoard.
+    Resumes from `path` if it is there, and with `keep` leaves the last step there. Returns one
+    flat record per step, those before a kill included; they are also kept, a line each, in `log`
+    (default: a .csv beside the checkpoint). `probe` is asked before training and every
+    `probe_every` steps; its rows go to health.csv beside the log. `events` is a folder for
+    TensorBoard.
 
     SIGTERM and Ctrl-C finish the step, save and raise Stopped. Diverged names the last good
     checkpoint; where a disk is full, OSError names what could not be written, and the previous

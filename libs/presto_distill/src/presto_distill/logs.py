@@ -43,8 +43,8 @@ class Table:
     def append(self, step: int, row: Row) -> None:
         """Write a row, so that it outlives the process; `sync` makes it outlive the machine."""
         row = {"step": step, **row}
-        self._widen([name for name in row if name not in self.columns])
         try:
+            self._widen([name for name in row if name not in self.columns])
             self._file.write(_line(row.get(name, "") for name in self.columns))
             self._file.flush()
         except OSError as error:

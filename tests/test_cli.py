@@ -1,11 +1,13 @@
 """What is wrong with a command's input is said in one line, with exit code 2, and nothing is
 written."""
 
+import signal
 from typing import NamedTuple
 
 import pytest
 
 from presto_distill import cli
+from presto_distill.fit import Stopped
 from presto_models.snapshot import find_snapshot
 
 
@@ -50,6 +52,13 @@ def presto(tmp_path, monkeypatch, capsys):
         (["reproduce", "no_such_notebook", "--preset", "smoke"], "no_such_notebook"),
         (["reproduce", "--preset", "smoke", "--audio", "nowhere"], "nowhere"),
         (["train-bundle", "--stages", "finishing"], "unknown stage 'finishing'"),
+        (["distill", "stepps"], "unknown method 'stepps': choose one of steps, layers, both"),
+        (["distill", "steps", "--preset", "huge"], "smoke, quick, cpu, gpu, a100_paper"),
+        (["distill", "steps", "--resume"], "runs/steps-quick-0 holds no config.json"),
+        (["distill", "layers", "--audio", "nowhere", "--data", "."], "nowhere"),
+        (["distill", "steps", "--set", "nu=1"], "unknown setting 'nu': choose from"),
+        (["distill", "both", "--set", "nu=1", "--set", "gan=wgan"], "least_squares, softplus"),
+        (["train", "--set", "train.steps=many"], "train.steps must be a whole number, got 'many'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(words, said, presto, tmp_path):
@@ -58,6 +67,27 @@ def test_bad_input_is_one_line_and_exit_code_2(words, said, presto, tmp_path):
     assert said in done.err
     assert len(done.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_says_where_it_was_saved_and_exits_by_its_signal(
+    number, code, presto, monkeypatch
+):
+    def run(method, options):
+        raise Stopped(f"{method}: saved at step 3", number)
+
+    monkeypatch.setattr("presto_distill.distill.run", run)
+    done = presto("distill", "steps")
+    assert (done.code, done.err) == (code, "presto: steps: saved at step 3\n")
+
+
+def test_train_is_base_training_and_settings_add_up(presto, monkeypatch):
+    seen = []
+    monkeypatch.setattr("presto_distill.distill.run", lambda *given: seen.append(given) or 0)
+    done = presto("train", "--set", "a=1", "b=2", "--set", "c=3", "--seed", "4")
+    ((method, options),) = seen
+    assert done.code == 0 and method == "base" and options.seed == 4
+    assert options.settings == (("a=1", "b=2"), ("c=3",))
 
 
 def test_a_damaged_model_is_named(presto, tmp_path):

@@ -1,6 +1,7 @@
-"""The command line: presto reproduce | generate | eval | train-bundle."""
+"""The command line: presto reproduce | generate | distill | train | eval | train-bundle."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -91,6 +92,66 @@ def generate(
     print(f"{out}: {seconds:g} s of audio in {total:.2f} s ({stages})")
     print(f"real-time factor {seconds / total:.1f} (seconds of audio per second; higher is faster)")
     return 0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `presto distill` and `presto train` share."""
+
+    preset: str = "quick"
+    """smoke, quick, cpu, gpu or a100_paper."""
+    seed: int = 0
+    """Of data, training and samples."""
+    out: Out = None
+    """Folder of this run; default runs/METHOD-PRESET-SEED."""
+    model: str = "presto-small"
+    """A bundled model or a model folder: the teacher, codec and prompt encoder."""
+    start: Path | None = None
+    """A snapshot (OUT/student of another run) that the student starts from instead of the base."""
+    audio: Path | None = None
+    """A folder of your own recordings instead of the rendered corpus."""
+    data: Path | None = None
+    """Folder where encoded data are kept for other runs; default runs/PRESET."""
+    settings: Annotated[
+        tuple[tuple[str, ...], ...],
+        tyro.conf.arg(name="set", metavar="NAME=VALUE"),
+        tyro.conf.UseAppendAction,
+    ] = ()
+    """Settings of the method (critic_updates=3) or of training (train.steps=100)."""
+    resume: bool = False
+    """Go on with the run in OUT."""
+    dry_run: bool = False
+    """Only print the resolved config, parameters, memory and the time of a step."""
+    every: float = 30.0
+    """Seconds of training between checkpoints."""
+    health: int | None = None
+    """Steps between looks at the run's health; default a fifth of the run."""
+    tensorboard: bool = False
+    """Log to OUT/tensorboard too (needs the extra `tensorboard`)."""
+
+
+Options = Annotated[RunOptions, tyro.conf.arg(name="")]
+
+
+def distill(method: tyro.conf.Positional[str], options: Options = RunOptions()) -> int:
+    """Distill a model in one run that survives being killed, e.g. presto distill steps --resume
+
+    Args:
+        method: steps (Presto-S), layers (Presto-L), both (Presto-LS), warm-start or base.
+        options: How.
+    """
+    from presto_distill import distill as command
+
+    return command.run(method, options)
+
+
+def train(options: Options = RunOptions()) -> int:
+    """Train a base model from scratch, as `presto distill base` does.
+
+    Args:
+        options: How.
+    """
+    return distill("base", options)
 
 
 def train_bundle(
@@ -193,13 +254,17 @@ def main() -> None:
     commands = {
         "reproduce": reproduce,
         "generate": generate,
+        "distill": distill,
+        "train": train,
         "eval": eval_folder,
         "train-bundle": train_bundle,
     }
     try:
         code = tyro.extras.subcommand_cli_from_dict(commands, prog="presto", description=__doc__)
-    except KeyboardInterrupt:
-        code = 130
+    except KeyboardInterrupt as stop:  # a run that stopped itself says where
+        if str(stop):
+            print(f"presto: {stop}", file=sys.stderr)
+        code = getattr(stop, "code", 130)
     except (ValueError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         print(f"presto: {lines[0]}", file=sys.stderr)

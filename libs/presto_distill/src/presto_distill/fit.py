@@ -1,31 +1,59 @@
-"""Training to the end, with a progress bar, a log and checkpoints."""
+"""Training to the end, with a progress bar, logs and checkpoints; a kill costs seconds of work."""
 
-import json
+import contextlib
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from presto_distill import checkpoint
-from presto_distill.trainer import Stream, Trainer
+from presto_distill.logs import Journal, Row, remove_leftovers
+from presto_distill.trainer import Diverged, Stream, Trainer
 
 CHECKPOINT_SECONDS = 30.0
 
 
+class Stopped(KeyboardInterrupt):
+    """A run that a signal ended, saved; `code` is what its process should exit with."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.code = 128 + number
+
+
 def fit(
-    trainer: Trainer, stream: Stream, path: Path, *, label: str, every: float = CHECKPOINT_SECONDS
-) -> list[dict[str, Any]]:
+    trainer: Trainer,
+    stream: Stream,
+    path: Path,
+    *,
+    label: str,
+    every: float = CHECKPOINT_SECONDS,
+    keep: bool = False,
+    log: Path | None = None,
+    probe: Callable[[], list[Row]] | None = None,
+    probe_every: int = 1,
+    events: Path | None = None,
+) -> list[Row]:
     """Train to the end with a progress bar, checkpointing to `path` every so many seconds.
 
-    Resumes from `path` if it is there. Returns one flat record per step, those before a kill
-    included; they are also kept, a line each, in a .jsonl beside the checkpoint.
+    Resumes from `path` if it is there, and with `keep` leaves the last step there. Returns one
+    flat record per step, those before a kill included; they are also kept, a line each, in `log`
+    (default: a .csv beside the checkpoint). `probe` is asked before training and every
+    `probe_every` steps; its rows go to health.csv beside the log. `events` is a folder for
+    TensorBoard.
+
+    SIGTERM and Ctrl-C finish the step, save and raise Stopped. Diverged names the last good
+    checkpoint; where a disk is full, OSError names what could not be written, and the previous
+    checkpoint stays.
     """
+    first = is_first_process()
+    if first:
+        remove_leftovers(path)
     checkpoint.resume_or_start(trainer, path)
-    log = path.with_suffix(".jsonl")
-    done = log.read_text().splitlines()[: trainer.step] if trainer.step else []
-    records = [json.loads(line) for line in done]
-    since = 0.0
     bar = tqdm(
         trainer.run(stream),
         label,
@@ -33,16 +61,82 @@ def fit(
         initial=trainer.step,
         mininterval=1 if sys.stderr.isatty() else 30,
         ascii=True,
+        disable=not first,
     )
-    with log.open("w") as file:
-        file.writelines(line + "\n" for line in done)
-        for step, losses, norms, seconds in bar:
-            grads = {f"grad_norm_{player}": norm for player, norm in norms.items()}
-            records.append({"step": step, "seconds": seconds, **losses, **grads})
-            file.write(json.dumps(records[-1]) + "\n")
-            since += seconds
-            if since > every:
-                file.flush()
-                checkpoint.save(trainer, path)
-                since = 0.0
-    return records
+    saved, since = trainer.step, 0.0
+    log = (log or path.with_suffix(".csv")) if first else None
+    with (
+        _signals() as arrived,
+        Journal(log, step=saved, health=probe is not None, events=events) as journal,
+    ):
+        if probe and not saved:
+            journal.health(0, probe())
+        try:
+            for step, losses, norms, seconds in bar:
+                grads = {f"grad_norm_{player}": norm for player, norm in norms.items()}
+                journal.record(step, {"seconds": seconds, **losses, **grads})
+                if probe and step % probe_every == 0:
+                    journal.health(step, probe())
+                since += seconds
+                stop = _any_process(bool(arrived))
+                due = since > every or (keep and step == trainer.cfg.steps)
+                if stop or _any_process(due):
+                    journal.sync()
+                    _save(trainer, path)
+                    saved, since = step, 0.0
+                if stop:
+                    number = signal.Signals([*arrived, signal.SIGTERM][0])
+                    raise Stopped(f"{number.name}: saved at step {step} in {path}", number)
+        except Diverged as error:
+            good = f"{path}, of step {saved}" if saved else "none was saved yet"
+            raise Diverged(f"{error}; last good checkpoint: {good}") from error
+    return journal.records
+
+
+def _save(trainer: Trainer, path: Path) -> None:
+    """Save, and say of a full disk which file it was; PyTorch reports one as RuntimeError too."""
+    try:
+        checkpoint.save(trainer, path)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(f"cannot save {path} (an earlier one is kept): {reason}") from error
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGTERM and SIGINT that arrive meanwhile are noted; the second one interrupts."""
+    arrived: list[int] = []
+
+    def note(number: int, frame) -> None:
+        if arrived:
+            raise KeyboardInterrupt
+        arrived.append(number)
+
+    # Python hands signals to the main thread only.
+    ours = threading.current_thread() is threading.main_thread()
+    kinds = (signal.SIGTERM, signal.SIGINT) if ours else ()
+    before = {kind: signal.signal(kind, note) for kind in kinds}
+    try:
+        yield arrived
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def is_first_process() -> bool:
+    """Whether this process writes and shows a bar: one of torchrun's does, or the only one."""
+    return not _many() or torch.distributed.get_rank() == 0
+
+
+def _any_process(wish: bool) -> bool:
+    """Whether any process wishes so: all of them save together, or none."""
+    if not _many():
+        return wish
+    group = torch.distributed
+    votes = torch.tensor(int(wish), device="cuda" if group.get_backend() == "nccl" else "cpu")
+    group.all_reduce(votes, op=group.ReduceOp.MAX)
+    return bool(votes)
+
+
+def _many() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

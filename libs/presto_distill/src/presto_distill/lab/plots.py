@@ -229,6 +229,65 @@ def depth_probe(probe: DataFrame) -> Figure:
     return fig
 
 
+HEALTH = {  # measures of presto_distill.health that share a panel, the first one solid
+    "fake score against teacher: |difference| / |teacher|": ("gap",),
+    "discriminator's mean score": ("score_real", "score_fake"),
+    "matching weight": ("dm_weight_mean", "dm_weight_max_over_median"),
+    "standard deviation of clips": ("std_real", "std_generated"),
+    "Fréchet distance of one-step samples": ("frechet",),
+    "MMD of one-step samples": ("mmd",),
+    "denoising loss": ("denoising",),
+    "hidden state against full depth": ("hidden_distance",),
+}
+
+
+def health_panel(table: DataFrame) -> Figure:
+    """A run's health over its updates, one panel per question; noise levels from dark to light.
+
+    `table`: rows of `presto_distill.health.probe` with their step, as in a run's health.csv.
+    """
+    asked = {k: v for k, v in HEALTH.items() if table["measure"].isin(v).any()}
+    sns.set_theme(style="whitegrid", palette=COLOURS, rc=THEME)
+    height = 0.6 + 2.7 * math.ceil(len(asked) / 2)
+    fig = Figure(figsize=(10.5, height), layout="constrained")
+    axes = fig.subplots(math.ceil(len(asked) / 2), 2, squeeze=False).flat
+    for ax, (title, measures) in zip(axes, asked.items(), strict=False):
+        for measure, style in zip(measures, ("-", "--"), strict=False):
+            _by_noise(ax, table[table["measure"] == measure], measure, style)
+        ax.set_title(title)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if len(ax.get_lines()) > 1:
+            ax.legend(
+                frameon=False, fontsize=8, handlelength=3.2,
+                loc="upper left", bbox_to_anchor=(1.0, 1.0),
+            )  # fmt: skip
+        sns.despine(ax=ax)
+    for ax in list(axes)[len(asked) :]:
+        ax.remove()
+    for ax in fig.axes[-2:]:
+        ax.set_xlabel("updates")
+    return fig
+
+
+def _by_noise(ax: Axes, rows: DataFrame, measure: str, style: str) -> None:
+    """One line per noise level, or a single one for what has none."""
+    by_sigma = "sigma" in rows and rows["sigma"].notna().any()
+    groups = list(rows.groupby("sigma")) if by_sigma else [(None, rows)]
+    shades = sns.color_palette("viridis", len(groups)) if by_sigma else COLOURS[:1]
+    for (sigma, line), shade in zip(groups, shades, strict=True):
+        label = measure.replace("_", " ")
+        if by_sigma:
+            label = f"σ {sigma:.2g}"
+            if "budget" in line and line["budget"].notna().any():
+                label += f", {line['budget'].iloc[0]:.0f} blocks"
+        # Of two measures per noise level only the first is named; the other is dashed.
+        label = label if style == "-" or not by_sigma else None
+        marker = "o" if len(line) < 12 else ""
+        ax.plot(line["step"], line["value"], style, color=shade, marker=marker, ms=3.5, label=label)
+    if by_sigma and style == "--":
+        ax.plot([], [], style, color=INK, label="dashed: generated")
+
+
 def spectrograms(
     clips: dict[str, Float[Tensor, " s"]], *, sample_rate: int, seconds: float = 4.0
 ) -> Figure:

@@ -1,0 +1,189 @@
+"""The command behind `presto distill METHOD`: one run in one folder, which no kill loses.
+
+OUT/config.json       everything the result depends on; resuming under another one is refused
+OUT/checkpoint.pt     to resume from
+OUT/records.csv       losses and gradient norms of each step
+OUT/health.csv, .png  what losses do not tell; see presto_distill.health
+OUT/tensorboard       both, if asked for
+OUT/student           the result, a snapshot
+"""
+
+import importlib.util
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from presto_distill.cli import RunOptions
+from presto_distill.dry_run import dry_run
+from presto_distill.experiment import Lab, file_digest
+from presto_distill.fit import fit, is_first_process
+from presto_distill.health import PROBED, probe
+from presto_distill.logs import Row, check_tensorboard
+from presto_distill.methods import METHODS, Plan
+from presto_distill.presets import Preset
+from presto_distill.presets import preset as find_preset
+from presto_distill.settings import Settings, differences, plain, with_pairs
+from presto_distill.streams import conditioned
+from presto_distill.trainer import Trainer
+from presto_models import PrestoDenoiser
+from presto_models.precision import autocast
+from presto_models.snapshot import find_snapshot, write_atomic
+
+PROBED_CLIPS = 64  # held-out ones that every look at a run's health shares
+PROBES = 5  # looks at it per run, if not asked otherwise
+
+
+def run(method: str, options: RunOptions) -> int:
+    """Train `method` to its end, or only say what that would take (`options.dry_run`).
+
+    Everything that can be wrong with the input is said, in one line, before training starts.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    if options.health is not None and options.health < 1:
+        raise ValueError(f"health must be at least 1 step, got {options.health}")
+    preset = find_preset(options.preset)
+    settings = METHODS[method].settings(preset, options.start)
+    settings = replace(settings, train=replace(settings.train, seed=options.seed))
+    settings = with_pairs(settings, [pair for pairs in options.settings for pair in pairs])
+    name = options.preset + (f"-{options.audio.name}" if options.audio else "")
+
+    if options.dry_run:
+        n = settings.train.batch  # a batch of data, in a place that does not last
+        preset = replace(preset, clips=n, held_out=1, trajectories=n)
+        with tempfile.TemporaryDirectory() as folder:
+            lab, plan, config = prepare(method, settings, preset, Path(folder), options)
+            print(json.dumps(config, indent=2))
+            print(dry_run(plan.make(), plan.stream, settings.train, lab.device))
+        return 0
+
+    out = options.out or Path("runs") / f"{method}-{name}-{options.seed}"
+    check_folder(out, resume=options.resume)
+    if options.tensorboard:
+        check_tensorboard()
+    data = options.data or Path("runs") / name
+    lab, plan, config = prepare(method, settings, preset, data, options)
+    if options.resume:
+        check_same(config, out)
+    train(lab, plan, settings, config, out, options)
+    return 0
+
+
+def prepare(
+    method: str, settings: Settings, preset: Preset, data: Path, options: RunOptions
+) -> tuple[Lab, Plan, dict[str, Any]]:
+    """Data and models, what to train, and the resolved config that names all of it."""
+    start = options.start and PrestoDenoiser.from_pretrained(options.start)
+    lab = Lab.open(preset, seed=options.seed, out=data, audio=options.audio, model=options.model)
+    for network in filter(None, (lab.teacher, start)):
+        check_latents(network.to(lab.device), lab)
+    torch.manual_seed(options.seed)  # of what starts from random weights
+    plan = METHODS[method].plan(lab, settings, start)
+    folder = find_snapshot(options.model)
+    weights = {name: folder / name for name in ("base", "codec", "text")}
+    weights |= {"start": find_snapshot(options.start)} if options.start else {}
+    config = {
+        "method": method,
+        "preset": options.preset,
+        "data": lab.source,
+        "weights": {name: file_digest(at / "model.safetensors") for name, at in weights.items()},
+        **plain(settings),
+        "student": plain(plan.student),
+    }
+    return lab, plan, config
+
+
+def train(
+    lab: Lab,
+    plan: Plan,
+    settings: Settings,
+    config: dict[str, Any],
+    out: Path,
+    options: RunOptions,
+) -> None:
+    """Start or resume the run in `out`, and leave its student there."""
+    objective, cfg = plan.make(), settings.train
+    trainer = Trainer(objective, cfg, lab.device)
+    first = is_first_process()
+    if first:  # only now, after all that may be wrong with the input
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config, indent=2) + "\n"
+        write_atomic(out / "config.json", lambda path: path.write_text(text))
+
+    clips = min(PROBED_CLIPS, len(lab.held_out))
+    fixed = {"batch": clips, "frames": lab.preset.frames, "seed": lab.seed}
+    batch = next(conditioned(lab.held_out, lab.text, **fixed)(0))
+    batch = tree_map_only(Tensor, lambda leaf: leaf.to(lab.device), batch)
+
+    def look() -> list[Row]:
+        rng = torch.Generator(lab.device).manual_seed(lab.seed)
+        with autocast(lab.device, cfg.precision):
+            return probe(objective, batch, rng, lab.embedder.embed)
+
+    fit(
+        trainer,
+        plan.stream,
+        out / "checkpoint.pt",
+        label=config["method"],
+        every=options.every,
+        keep=True,
+        log=out / "records.csv",
+        probe=look if isinstance(objective, PROBED) else None,
+        probe_every=options.health or max(1, cfg.steps // PROBES),
+        events=out / "tensorboard" if options.tensorboard else None,
+    )
+    if first:
+        student = PrestoDenoiser(plan.student)
+        student.load_state_dict(trainer.averages[plan.player].state_dict())
+        student.save_pretrained(out / "student")
+        draw_health(out)
+        print(f"student: {out / 'student'}")
+
+
+def check_folder(out: Path, *, resume: bool) -> None:
+    """ValueError unless `out` holds a run exactly if one is to be resumed."""
+    holds = (out / "config.json").exists()
+    if holds and not resume:
+        raise ValueError(f"{out} already holds a run: add --resume to go on with it")
+    if resume and not holds:
+        raise ValueError(f"nothing to resume: {out} holds no config.json")
+
+
+def check_same(config: dict[str, Any], out: Path) -> None:
+    """ValueError with the differences unless the run in `out` has this config."""
+    before = json.loads((out / "config.json").read_text())
+    # More steps make no other run: the trainer goes on to them.
+    if changes := differences(before, config, ignore="train.steps"):
+        raise ValueError(f"cannot resume {out} under another config: {changes}")
+
+
+def check_latents(denoiser: nn.Module, lab: Lab) -> None:
+    """ValueError unless the network takes the data's latents, which one forward pass tells."""
+    x, cond = next(lab.stream(1)(0))
+    x, cond = tree_map_only(Tensor, lambda leaf: leaf.to(lab.device), (x, cond))
+    channels = denoiser.config.dit.channels
+    try:
+        with torch.no_grad():
+            denoiser(x, torch.ones(1, device=lab.device), cond)
+    except RuntimeError as error:
+        raise ValueError(
+            f"latents of shape {(*x.shape,)} do not fit a network that takes "
+            f"(b, {channels}, t): {str(error).splitlines()[0]}"
+        ) from error
+
+
+def draw_health(out: Path) -> None:
+    """The health panel as an image, where the extra `notebooks` brought something to draw with."""
+    if not importlib.util.find_spec("seaborn") or not (out / "health.csv").exists():
+        return
+    import pandas as pd
+
+    from presto_distill.lab.plots import health_panel
+
+    health_panel(pd.read_csv(out / "health.csv")).savefig(out / "health.png", dpi=150)

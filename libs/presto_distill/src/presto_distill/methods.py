@@ -1,0 +1,154 @@
+"""What `presto distill` can train: each method is its default settings and a plan made of them.
+
+A further one is two functions and an entry in METHODS.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from presto_distill.experiment import Lab
+from presto_distill.objective import Objective
+from presto_distill.objectives.denoising import Denoising, DenoisingConfig
+from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
+from presto_distill.objectives.presto_ls import PrestoLS, PrestoLSConfig
+from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
+from presto_distill.objectives.regression import Regression, RegressionConfig, point_stream
+from presto_distill.presets import Preset, Stage
+from presto_distill.settings import Budgeted, Settings, Tapped, TappedAndBudgeted
+from presto_distill.trainer import Stream
+from presto_models import LayerSchedule, PrestoDenoiser, PrestoDenoiserConfig, presto_schedule
+from presto_models.conditioning import null_condition
+from presto_models.dit import micro
+from presto_models.edm import SigmaLaw
+from presto_models.layer_schedule import quantile_schedule
+
+
+class Plan(NamedTuple):
+    """What to train on what, and what to keep of it."""
+
+    make: Callable[[], Objective]  # called once, as networks are copied
+    player: str  # whose moving average is the student
+    student: PrestoDenoiserConfig
+    stream: Stream
+
+
+class Method(NamedTuple):
+    """Default settings, and the plan that follows from settings. `start` is --start, if given."""
+
+    settings: Callable[[Preset, Path | None], Settings]
+    plan: Callable[[Lab, Settings, PrestoDenoiser | None], Plan]
+
+
+def steps(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
+    """Presto-S; the generator starts from `start`, or from the teacher."""
+    teacher, cfg, tap = lab.teacher, settings.objective, taps(lab, settings)
+    return Plan(
+        lambda: PrestoS(teacher, null_condition, cfg, generator=start, **tap),
+        "generator",
+        replace((start or teacher).config, few_step=True),
+        lab.stream(settings.train.batch),
+    )
+
+
+def layers(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
+    """Presto-L of the base model, or of `start`."""
+    base, cfg = start or lab.teacher, settings.objective
+    schedule = chosen_schedule(base, settings, cfg.p_train)
+    return Plan(
+        lambda: PrestoL(base, null_condition, schedule, cfg, depth=base.depth),
+        "student",
+        replace(base.config, schedule=schedule),
+        lab.stream(settings.train.batch),
+    )
+
+
+def both(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
+    """Presto-LS from `start` (a Presto-L student: layers first), or from the base at once."""
+    base, student, cfg = lab.teacher, start or lab.teacher, settings.objective
+    schedule = chosen_schedule(student, settings, cfg.p_dmd)
+    tap = taps(lab, settings)
+    return Plan(
+        lambda: PrestoLS(base, student, null_condition, schedule, cfg, depth=base.depth, **tap),
+        "generator",
+        replace(student.config, schedule=schedule, few_step=True),
+        lab.stream(settings.train.batch),
+    )
+
+
+def warm_start(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
+    """Regression on the teacher's trajectories, which Presto-S may start from."""
+    student, train = start or lab.teacher, settings.train
+    points = point_stream(lab._solve(settings.objective), batch=train.batch, seed=train.seed)
+    config = replace(student.config, few_step=True)
+    return Plan(
+        lambda: Regression(student, settings.objective.sigma_data), "generator", config, points
+    )
+
+
+def base(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
+    """Base training of a fresh denoiser of the bundled size, or of `start`."""
+    sizes = {"channels": lab.codec.channels, "text_width": lab.text.config.width}
+    fresh = PrestoDenoiserConfig(replace(micro(), **sizes))
+
+    def make() -> Objective:
+        return Denoising(start or PrestoDenoiser(fresh), null_condition, settings.objective)
+
+    config = start.config if start else fresh
+    return Plan(make, "base", config, lab.stream(settings.train.batch))
+
+
+def _of_steps(preset: Preset, start: Path | None) -> Stage:
+    """How the preset trains few-step generators; those that start from the base take more."""
+    return preset.steps if start else preset.ablation_steps
+
+
+METHODS: dict[str, Method] = {
+    "steps": Method(
+        lambda preset, start: Settings(
+            PrestoSConfig(guidance_scale=preset.guidance_scale),
+            _of_steps(preset, start),
+            Tapped(),
+        ),
+        steps,
+    ),
+    "layers": Method(
+        lambda preset, start: Settings(PrestoLConfig(), preset.layers, Budgeted()), layers
+    ),
+    # Without a Presto-L student to start from, the self-teacher has to teach the dropped passes.
+    "both": Method(
+        lambda preset, start: Settings(
+            PrestoLSConfig(guidance_scale=preset.guidance_scale, nu=0.0 if start else 0.1),
+            _of_steps(preset, start),
+            TappedAndBudgeted(),
+        ),
+        both,
+    ),
+    "warm-start": Method(
+        lambda preset, start: Settings(
+            RegressionConfig(guidance_scale=preset.guidance_scale),
+            preset.warm_start or preset.steps,
+        ),
+        warm_start,
+    ),
+    "base": Method(
+        lambda preset, start: Settings(DenoisingConfig(), replace(preset.layers, lr=1e-3)), base
+    ),
+}
+
+
+def taps(lab: Lab, settings: Settings) -> dict[str, Any]:
+    """The hidden states the discriminator reads: by default the one at half depth."""
+    depth = lab.teacher.depth
+    wanted = settings.blocks.tap or (depth // 2 - 1,)
+    if missing := [tap for tap in wanted if not 0 <= tap < depth]:
+        raise ValueError(f"blocks.tap {missing[0]} does not exist: choose from 0..{depth - 1}")
+    return {"feature_layer": wanted, "width": lab.teacher.config.dit.width}
+
+
+def chosen_schedule(student: PrestoDenoiser, settings: Settings, law: SigmaLaw) -> LayerSchedule:
+    """The schedule of `blocks.budgets`, or else the student's own, or Presto-L's default."""
+    if settings.blocks.budgets:
+        return quantile_schedule(settings.blocks.budgets, law).within(student.depth)
+    return student.config.schedule or presto_schedule(student.depth)

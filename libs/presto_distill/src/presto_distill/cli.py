@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -122,6 +122,8 @@ class RunOptions:
     """Go on with the run in OUT."""
     dry_run: bool = False
     """Only print the resolved config, parameters, memory and the time of a step."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How processes that torchrun started share the work; needs train.micro_batches."""
     every: float = 30.0
     """Seconds of training between checkpoints."""
     health: int | None = None
@@ -137,7 +139,8 @@ def distill(method: tyro.conf.Positional[str], options: Options = RunOptions()) 
     """Distill a model in one run that survives being killed, e.g. presto distill steps --resume
 
     Args:
-        method: steps (Presto-S), layers (Presto-L), both (Presto-LS), warm-start or base.
+        method: steps (Presto-S), layers (Presto-L), both (Presto-LS), warm-start, base, or a
+            baseline: dmd-gan, consistency, soundctm, ditto-ctm, ase.
         options: How.
     """
     from presto_distill import distill as command

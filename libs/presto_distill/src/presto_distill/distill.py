@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_distill.cli import RunOptions
+from presto_distill.distributed import World
+from presto_distill.distributed import start as start_processes
 from presto_distill.dry_run import dry_run
 from presto_distill.experiment import Lab, file_digest
-from presto_distill.fit import fit, is_first_process
+from presto_distill.fit import fit
 from presto_distill.health import PROBED, probe
 from presto_distill.logs import Row, check_tensorboard
 from presto_distill.methods import METHODS, Plan
@@ -48,7 +50,7 @@ def run(method: str, options: RunOptions) -> int:
         raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
     if options.health is not None and options.health < 1:
         raise ValueError(f"health must be at least 1 step, got {options.health}")
-    preset = find_preset(options.preset)
+    preset, world = find_preset(options.preset), start_processes(options.strategy)
     settings = METHODS[method].settings(preset, options.start)
     settings = replace(settings, train=replace(settings.train, seed=options.seed))
     settings = with_pairs(settings, [pair for pairs in options.settings for pair in pairs])
@@ -58,29 +60,36 @@ def run(method: str, options: RunOptions) -> int:
         n = settings.train.batch  # a batch of data, in a place that does not last
         preset = replace(preset, clips=n, held_out=1, trajectories=n)
         with tempfile.TemporaryDirectory() as folder:
-            lab, plan, config = prepare(method, settings, preset, Path(folder), options)
+            lab, plan, config = prepare(method, settings, preset, Path(folder), options, world)
             print(json.dumps(config, indent=2))
             print(dry_run(plan.make(), plan.stream, settings.train, lab.device))
         return 0
 
     out = options.out or Path("runs") / f"{method}-{name}-{options.seed}"
-    check_folder(out, resume=options.resume)
+    world.agree(check_folder(out, resume=options.resume))  # before the first process writes
     if options.tensorboard:
         check_tensorboard()
     data = options.data or Path("runs") / name
-    lab, plan, config = prepare(method, settings, preset, data, options)
+    lab, plan, config = prepare(method, settings, preset, data, options, world)
     if options.resume:
         check_same(config, out)
-    train(lab, plan, settings, config, out, options)
+    train(lab, plan, settings, config, out, options, world)
     return 0
 
 
 def prepare(
-    method: str, settings: Settings, preset: Preset, data: Path, options: RunOptions
+    method: str,
+    settings: Settings,
+    preset: Preset,
+    data: Path,
+    options: RunOptions,
+    world: World,
 ) -> tuple[Lab, Plan, dict[str, Any]]:
     """Data and models, what to train, and the resolved config that names all of it."""
     start = options.start and PrestoDenoiser.from_pretrained(options.start)
-    lab = Lab.open(preset, seed=options.seed, out=data, audio=options.audio, model=options.model)
+    with world.first_alone():  # it makes the data, the others load them
+        facts = {"seed": options.seed, "out": data, "audio": options.audio, "model": options.model}
+        lab = Lab.open(preset, **facts, device=str(world.device))
     for network in filter(None, (lab.teacher, start)):
         check_latents(network.to(lab.device), lab)
     torch.manual_seed(options.seed)  # of what starts from random weights
@@ -106,12 +115,12 @@ def train(
     config: dict[str, Any],
     out: Path,
     options: RunOptions,
+    world: World,
 ) -> None:
     """Start or resume the run in `out`, and leave its student there."""
     objective, cfg = plan.make(), settings.train
-    trainer = Trainer(objective, cfg, lab.device)
-    first = is_first_process()
-    if first:  # only now, after all that may be wrong with the input
+    trainer = Trainer(objective, cfg, lab.device, parallel=world)
+    if world.leads:  # only now, after all that may be wrong with the input
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config, indent=2) + "\n"
         write_atomic(out / "config.json", lambda path: path.write_text(text))
@@ -123,7 +132,7 @@ def train(
 
     def look() -> list[Row]:
         rng = torch.Generator(lab.device).manual_seed(lab.seed)
-        with autocast(lab.device, cfg.precision):
+        with trainer.gathered(), autocast(lab.device, cfg.precision):
             return probe(objective, batch, rng, lab.embedder.embed)
 
     fit(
@@ -138,9 +147,11 @@ def train(
         probe_every=options.health or max(1, cfg.steps // PROBES),
         events=out / "tensorboard" if options.tensorboard else None,
     )
-    if first:
+    weights = trainer.average_state(plan.player)
+    if world.leads:
         student = PrestoDenoiser(plan.student)
-        student.load_state_dict(trainer.averages[plan.player].state_dict())
+        # A consistency function wraps the denoiser whose config says the same.
+        student.load_state_dict({k.removeprefix("denoiser."): v for k, v in weights.items()})
         student.save_pretrained(out / "student")
         draw_health(out)
         print(f"student: {out / 'student'}")

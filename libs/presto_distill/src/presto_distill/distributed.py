@@ -68,6 +68,15 @@ class World:
         dist.barrier()
         return values[0]
 
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """What follows runs on the leading rank, and when that is through on the others."""
+        if not self.leads:
+            self.agree(None)
+        yield
+        if self.leads:
+            self.agree(None)
+
 
 def start(strategy: Strategy = "ddp", device: str | None = None) -> World:
     """Join the processes that torchrun started, NCCL between GPUs and gloo between CPUs.

@@ -183,10 +183,10 @@ class Lab:
             lambda: Regression(start),
             "generator",
             replace(start.config, few_step=True),
-            stream=lambda batch: point_stream(self._solve(cfg), batch=batch, seed=self.seed),
+            stream=lambda batch: point_stream(self.trajectories(cfg), batch=batch, seed=self.seed),
         )
 
-    def _solve(self, cfg: RegressionConfig) -> Trajectories:
+    def trajectories(self, cfg: RegressionConfig) -> Trajectories:
         """The teacher's trajectories from noised training clips, solved once for all students."""
         n = self.preset.trajectories
         _, folder = self._folder("trajectories", {"cfg": cfg, "trajectories": n})
@@ -300,7 +300,7 @@ class Lab:
         log = folder / "records.json"
         if not log.exists():
             trainer = Trainer(make(), train, self.device)
-            batches = (stream or self.stream)(train.batch)
+            batches = (stream or self.stream)(train.micro_batch)
             records = fit(trainer, batches, folder / "checkpoint.pt", label=kind)
             student = PrestoDenoiser(config)
             student.load_state_dict(trainer.averages[player].state_dict())

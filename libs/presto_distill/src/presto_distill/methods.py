@@ -8,6 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from presto_distill.baselines.ase import ase_denoiser
+from presto_distill.baselines.consistency import ConsistencyConfig, ConsistencyDistillation
+from presto_distill.baselines.dmd_gan import dmd_gan
+from presto_distill.baselines.trajectory import (
+    TrajectoryDistillation,
+    ditto_ctm,
+    soundctm,
+    with_trajectory,
+)
 from presto_distill.experiment import Lab
 from presto_distill.objective import Objective
 from presto_distill.objectives.denoising import Denoising, DenoisingConfig
@@ -22,7 +31,7 @@ from presto_models import LayerSchedule, PrestoDenoiser, PrestoDenoiserConfig, p
 from presto_models.conditioning import null_condition
 from presto_models.dit import micro
 from presto_models.edm import SigmaLaw
-from presto_models.layer_schedule import quantile_schedule
+from presto_models.layer_schedule import ase_schedule, quantile_schedule
 
 
 class Plan(NamedTuple):
@@ -48,7 +57,7 @@ def steps(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
         lambda: PrestoS(teacher, null_condition, cfg, generator=start, **tap),
         "generator",
         replace((start or teacher).config, few_step=True),
-        lab.stream(settings.train.batch),
+        lab.stream(settings.train.micro_batch),
     )
 
 
@@ -60,7 +69,7 @@ def layers(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
         lambda: PrestoL(base, null_condition, schedule, cfg, depth=base.depth),
         "student",
         replace(base.config, schedule=schedule),
-        lab.stream(settings.train.batch),
+        lab.stream(settings.train.micro_batch),
     )
 
 
@@ -73,14 +82,55 @@ def both(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
         lambda: PrestoLS(base, student, null_condition, schedule, cfg, depth=base.depth, **tap),
         "generator",
         replace(student.config, schedule=schedule, few_step=True),
-        lab.stream(settings.train.batch),
+        lab.stream(settings.train.micro_batch),
+    )
+
+
+def ase(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
+    """ASE: the last blocks dropped, by its public schedule, and nobody told."""
+    student = ase_denoiser(start or lab.teacher)
+    schedule = ase_schedule(student.depth, settings.objective.p_train)
+    if settings.blocks.budgets:
+        schedule = chosen_schedule(student, settings, settings.objective.p_train)
+    return Plan(
+        lambda: PrestoL(student, null_condition, schedule, settings.objective, depth=student.depth),
+        "student",
+        replace(student.config, schedule=schedule),
+        lab.stream(settings.train.micro_batch),
+    )
+
+
+def consistency(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
+    """Consistency distillation; the student is kept with its boundary condition."""
+    teacher, cfg = lab.teacher, settings.objective
+    return Plan(
+        lambda: ConsistencyDistillation(teacher, null_condition, cfg, student=start),
+        "student",
+        replace((start or teacher).config, few_step=True, boundary=cfg.sigma_min),
+        lab.stream(settings.train.micro_batch),
+    )
+
+
+def trajectory(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
+    """Consistency trajectories, as SoundCTM or DITTO-CTM learn them."""
+    student, tap = with_trajectory(start or lab.teacher), taps(lab, settings)["feature_layer"]
+    cfg = settings.objective
+    return Plan(
+        lambda: TrajectoryDistillation(
+            lab.teacher, null_condition, cfg, student=student, feature_layer=tap
+        ),
+        "student",
+        replace(student.config, few_step=True),
+        lab.stream(settings.train.micro_batch),
     )
 
 
 def warm_start(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
     """Regression on the teacher's trajectories, which Presto-S may start from."""
     student, train = start or lab.teacher, settings.train
-    points = point_stream(lab._solve(settings.objective), batch=train.batch, seed=train.seed)
+    points = point_stream(
+        lab.trajectories(settings.objective), batch=train.micro_batch, seed=train.seed
+    )
     config = replace(student.config, few_step=True)
     return Plan(
         lambda: Regression(student, settings.objective.sigma_data), "generator", config, points
@@ -96,7 +146,7 @@ def base(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
         return Denoising(start or PrestoDenoiser(fresh), null_condition, settings.objective)
 
     config = start.config if start else fresh
-    return Plan(make, "base", config, lab.stream(settings.train.batch))
+    return Plan(make, "base", config, lab.stream(settings.train.micro_batch))
 
 
 def _of_steps(preset: Preset, start: Path | None) -> Stage:
@@ -124,6 +174,33 @@ METHODS: dict[str, Method] = {
             TappedAndBudgeted(),
         ),
         both,
+    ),
+    "dmd-gan": Method(
+        lambda preset, start: Settings(
+            dmd_gan(guidance_scale=preset.guidance_scale), _of_steps(preset, start), Tapped()
+        ),
+        steps,
+    ),
+    "consistency": Method(
+        lambda preset, start: Settings(
+            ConsistencyConfig(guidance_scale=preset.guidance_scale), preset.layers
+        ),
+        consistency,
+    ),
+    "soundctm": Method(
+        lambda preset, start: Settings(
+            replace(soundctm(), guidance_scale=preset.guidance_scale), preset.layers, Tapped()
+        ),
+        trajectory,
+    ),
+    "ditto-ctm": Method(
+        lambda preset, start: Settings(
+            replace(ditto_ctm(), guidance_scale=preset.guidance_scale), preset.layers, Tapped()
+        ),
+        trajectory,
+    ),
+    "ase": Method(
+        lambda preset, start: Settings(PrestoLConfig(nu=0.0), preset.layers, Budgeted()), ase
     ),
     "warm-start": Method(
         lambda preset, start: Settings(

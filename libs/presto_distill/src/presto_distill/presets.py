@@ -8,9 +8,19 @@ from presto_distill.trainer import TrainConfig
 
 @dataclass(frozen=True)
 class Stage(TrainConfig):
-    """How to train one student: optimiser and length, and the batch of its stream."""
+    """How to train one student: optimiser and length, and the global batch of a turn."""
 
-    batch: int = 12
+    batch: int = 12  # clips, over all micro-batches and ranks
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch < 1 or self.batch % self.micro_batches:
+            raise ValueError(f"{self.micro_batches} micro-batches do not divide batch {self.batch}")
+
+    @property
+    def micro_batch(self) -> int:
+        """Clips in each batch of the stream."""
+        return self.batch // self.micro_batches
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,8 @@ class Settings:
     blocks: Blocks = Blocks()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self.train, name) < 1:
-                raise ValueError(
-                    f"train.{name} must be at least 1, got {getattr(self.train, name)}"
-                )
+        if self.train.steps < 1:
+            raise ValueError(f"train.steps must be at least 1, got {self.train.steps}")
 
 
 def with_pairs(settings: Settings, pairs: Iterable[str]) -> Settings:

@@ -227,17 +227,18 @@ class PrestoDenoiserConfig:
     sigma_data: float = SIGMA_DATA
     schedule: LayerSchedule | None = None
     few_step: bool = False  # a distilled generator, to be sampled by `samplers.multistep`
+    boundary: float = 0.0  # the noise level at which it returns its input; see edm.scalings
 
 
 class PrestoDenoiser(Precondition, Snapshot):
     """The project's denoiser: a preconditioned DiT that can be saved and loaded.
 
     With a layer schedule every call spends the blocks its noise level calls for, unless
-    `budget` says otherwise.
+    `budget` says otherwise. A network built with `trajectory` jumps to 0 unless told where to.
     """
 
     def __init__(self, config: PrestoDenoiserConfig):
-        super().__init__(DiT(config.dit), config.sigma_data)
+        super().__init__(DiT(config.dit), config.sigma_data, config.boundary)
         self.config = config
 
     @property
@@ -245,7 +246,9 @@ class PrestoDenoiser(Precondition, Snapshot):
         """Number of blocks of the full network."""
         return self.config.dit.depth
 
-    def forward(self, x, sigma, cond=None, *, budget=None, **options):
+    def forward(self, x, sigma, cond=None, *, budget=None, sigma_to=None, **options):
         if budget is None and self.config.schedule is not None:
             budget = self.config.schedule(sigma)
-        return super().forward(x, sigma, cond, budget=budget, **options)
+        if sigma_to is None and self.config.dit.trajectory:
+            sigma_to = torch.zeros_like(sigma)
+        return super().forward(x, sigma, cond, budget=budget, sigma_to=sigma_to, **options)

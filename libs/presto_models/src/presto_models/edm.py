@@ -13,11 +13,16 @@ SIGMA_DATA, SIGMA_MIN, SIGMA_MAX = 0.5, 0.002, 80.0  # published
 
 
 def scalings(
-    sigma: Float[Tensor, " b"], sigma_data: float = SIGMA_DATA
+    sigma: Float[Tensor, " b"], sigma_data: float = SIGMA_DATA, boundary: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """c_skip, c_out, c_in and c_noise, each of sigma's shape (Karras et al. 2022, table 1)."""
-    total = (sigma**2 + sigma_data**2).sqrt()
-    return sigma_data**2 / total**2, sigma * sigma_data / total, 1 / total, sigma.log() / 4
+    """c_skip, c_out, c_in and c_noise, each of sigma's shape (Karras et al. 2022, table 1).
+
+    At sigma = `boundary` the denoiser returns its input: 0 for diffusion models, sigma_min for
+    consistency models (Song et al. 2023, appendix C).
+    """
+    total, above = (sigma**2 + sigma_data**2).sqrt(), sigma - boundary
+    c_skip = sigma_data**2 / (above**2 + sigma_data**2)
+    return c_skip, above * sigma_data / total, 1 / total, sigma.log() / 4
 
 
 def loss_weight(sigma: Float[Tensor, " b"], sigma_data: float = SIGMA_DATA) -> Float[Tensor, " b"]:
@@ -33,10 +38,10 @@ class Precondition(nn.Module):
     (`tap`, `budget`) are handed on to it. The result is float32 whatever the network computes in.
     """
 
-    def __init__(self, inner: nn.Module, sigma_data: float = SIGMA_DATA):
+    def __init__(self, inner: nn.Module, sigma_data: float = SIGMA_DATA, boundary: float = 0.0):
         super().__init__()
         self.inner = inner
-        self.sigma_data = sigma_data
+        self.sigma_data, self.boundary = sigma_data, boundary
 
     def forward(
         self,
@@ -49,7 +54,7 @@ class Precondition(nn.Module):
     ) -> Float[Tensor, "b c *t"] | tuple[Float[Tensor, "b c *t"], Hidden]:
         """`sigma_to`, for networks that know where a jump along a trajectory is to end, reaches
         the network as `c_noise_to`."""
-        c_skip, c_out, c_in, c_noise = scalings(sigma.float(), self.sigma_data)
+        c_skip, c_out, c_in, c_noise = scalings(sigma.float(), self.sigma_data, self.boundary)
         if sigma_to is not None:
             options["c_noise_to"] = sigma_to.float().clamp(min=SIGMA_MIN).log() / 4
         F_x = self.inner(per_sample(c_in, x) * x, c_noise, cond, **options)

@@ -209,8 +209,8 @@ def held_out_clips(lab: Lab, clips: int) -> tuple[Float[Tensor, "n c t"], Condit
 def depth_probe(
     lab: Lab, *, sigmas: tuple[float, ...] = (0.2, 1.0, 5.0), clips: int = 16
 ) -> DataFrame:
-    """The base model with fewer and fewer blocks, not trained for it: the scale (root mean square) of the
-    hidden state entering the output head, over that of all blocks, for both ways to drop.
+    """The base model with fewer and fewer blocks, not trained for it: the scale (root mean square)
+    of the hidden state entering the output head, over that of all blocks, for both ways to drop.
 
     It is the motivation of keeping the last block: what the head was trained to read.
     """

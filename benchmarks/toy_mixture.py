@@ -3,11 +3,12 @@
     python benchmarks/toy_mixture.py --out toy-report [--quick]
 
 Every method gets the same number of network evaluations: forward calls of any network, times the
-batch, backward passes not counted. All start from the same teacher, which nothing conditions or
-guides; the students' moving averages sample at the same noise levels, CTM by jumps without fresh
-noise, the others by renoising. DMD-GAN is trained for 4 steps. Learning rates are the best of 1e-4,
-3e-4, 1e-3 and 3e-3 for each method, by mean MMD^2 of one seed at half the training; nothing else
-was tuned. Distribution matching spends its evaluations on a fifth of the updates that CM gets.
+batch, backward passes not counted (CTM's vary by a tenth, it draws how far its teacher solves). All
+start from the same teacher, which nothing conditions or guides; the students' moving averages
+sample at the same noise levels, CTM by jumps without fresh noise, the others by renoising. DMD-GAN
+is trained for 4 steps. Learning rates are the best of 1e-4, 3e-4, 1e-3 and 3e-3 for each method, by
+mean MMD^2 of one seed at half the training; nothing else was tuned. Distribution matching spends
+its evaluations on a fifth of the updates that CM gets.
 
 Measured: unbiased MMD^2 to fresh data (Gaussian kernel of fixed bandwidth) against sampling steps,
 over seeds of distillation and sampling. A real set against another is the floor. This is a check of

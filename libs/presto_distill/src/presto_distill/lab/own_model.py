@@ -198,7 +198,7 @@ def compare(table: DataFrame, student: str, rival: str) -> tuple[bool | None, st
 def grid(made: list[Made], table: DataFrame, *, lines: int = 2) -> Figure:
     """Every model's first images, one column per digit, a panel per network; numbers beside."""
     networks = list(dict.fromkeys(one.network for one in made))
-    fig, axes = plots.canvas(len(networks), width=1.4 + 4.6 * len(networks), height=5.4)
+    fig, axes = plots.canvas(len(networks), width=1.4 + 4.6 * len(networks), height=5.0)
     for ax, network in zip(axes if isinstance(axes, list) else [axes], networks, strict=True):
         mine = [one for one in made if one.network == network]
         rows = table[table["network"] == network].set_index("model")
@@ -224,6 +224,7 @@ def grid(made: list[Made], table: DataFrame, *, lines: int = 2) -> Figure:
         ax.set_xticks([n + 0.5 for n in range(CLASSES)], range(CLASSES))
         ax.xaxis.tick_top()
         ax.tick_params(length=0)
+        ax.text(CLASSES + 0.15, -0.35, "distance\nlegible", fontsize=9, va="bottom")
         ax.grid(visible=False)
         ax.set_title(network, pad=22)
         for spine in ax.spines.values():

@@ -209,7 +209,7 @@ def grid(made: list[Made], table: DataFrame, *, lines: int = 2) -> Figure:
             picture = picture.flatten(2).flatten(0, 1).numpy()
             top = i * 1.12 * lines
             ax.imshow(
-                picture.numpy(),
+                picture,
                 extent=(0, CLASSES, top + lines, top),
                 cmap="gray_r",
                 vmin=-0.5,

@@ -18,6 +18,7 @@ TYPES = {
     "fake_score_updates": params.FakeScoreUpdates,
     "nu_weights": params.NuWeights,
     "layer_distillation": params.LayerDistillation,
+    "your_own_model": params.YourOwnModel,
 }
 # Less of everything that the smoke preset leaves to the notebooks themselves.
 SMALL = {

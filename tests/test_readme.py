@@ -27,8 +27,11 @@ def test_every_link_and_every_folder_named_exists():
 
 def test_the_guide_to_your_own_model_runs(capsys):
     guide = (ROOT / "docs" / "your_own_model.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", guide, flags=re.S)
+    programs = re.findall(r"```python\n(.*?)```", guide, flags=re.S)
+    assert len(programs) == 4  # one per rung
     variables: dict = {}
-    exec(compile(program, "your_own_model.md", "exec"), variables)
+    for program in programs:
+        exec(compile(program, "your_own_model.md", "exec"), variables)
     assert variables["clean"].isfinite().all() and variables["clean"].shape == (8, 4, 32)
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert all(D_x.shape == (8, 4, 32) for D_x in variables["estimates"])
+    assert len(capsys.readouterr().out.splitlines()) == 4

@@ -99,7 +99,7 @@ def test_gradients_reach_the_turns_player_and_nobody_else(objectives, batch, nam
         others = [net for other, net in objective.players.items() if other != player]
         others += [*objective.fixed.values(), *trainer.averages.values()]
         before = [weights(net) for net in others]
-        trainer._take(turn, 0, batch)
+        trainer._take(turn, 0, iter([batch]))
         assert sum(p.grad is not None and bool(p.grad.any()) for p in weights_of(objective, player))
         moved = [net for net, old in zip(others, before, strict=True) if not all(equal(net, old))]
         assert moved == [trainer.averages[player]]  # by its own rule

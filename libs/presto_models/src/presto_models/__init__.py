@@ -1,5 +1,6 @@
 """EDM diffusion transformer, 44.1 kHz autoencoder, samplers and pipeline for text-to-music."""
 
+from presto_models.adapters import DropBlocks, FeatureTap, from_eps, from_flow, from_v
 from presto_models.autoencoder import Autoencoder, AutoencoderConfig
 from presto_models.conditioning import Condition, TextEncoder, TextEncoderConfig, null_condition
 from presto_models.denoiser import BudgetDenoiser, Denoiser, FeatureDenoiser
@@ -19,7 +20,9 @@ __all__ = [
     "DiT",
     "DiTConfig",
     "Discrete",
+    "DropBlocks",
     "FeatureDenoiser",
+    "FeatureTap",
     "KarrasUniform",
     "LayerSchedule",
     "LogNormal",
@@ -33,6 +36,9 @@ __all__ = [
     "TextEncoder",
     "TextEncoderConfig",
     "ase_schedule",
+    "from_eps",
+    "from_flow",
+    "from_v",
     "guided",
     "karras_sigmas",
     "null_condition",

@@ -1,5 +1,6 @@
 """The EDM design space: preconditioning, loss weight, noise laws (Karras et al. 2022, table 1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -38,10 +39,14 @@ class Precondition(nn.Module):
     (`tap`, `budget`) are handed on to it. The result is float32 whatever the network computes in.
     """
 
-    def __init__(self, inner: nn.Module, sigma_data: float = SIGMA_DATA, boundary: float = 0.0):
+    def __init__(self, inner: Callable, sigma_data: float = SIGMA_DATA, boundary: float = 0.0):
         super().__init__()
         self.inner = inner
         self.sigma_data, self.boundary = sigma_data, boundary
+
+    def scalings(self, sigma: Float[Tensor, " b"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in and what the network is told of the noise level, in float32."""
+        return scalings(sigma.float(), self.sigma_data, self.boundary)
 
     def forward(
         self,
@@ -54,19 +59,20 @@ class Precondition(nn.Module):
     ) -> Float[Tensor, "b c *t"] | tuple[Float[Tensor, "b c *t"], Hidden]:
         """`sigma_to`, for networks that know where a jump along a trajectory is to end, reaches
         the network as `c_noise_to`."""
-        c_skip, c_out, c_in, c_noise = scalings(sigma.float(), self.sigma_data, self.boundary)
+        c_skip, c_out, c_in, c_noise = self.scalings(sigma)
         if sigma_to is not None:
-            options["c_noise_to"] = sigma_to.float().clamp(min=SIGMA_MIN).log() / 4
+            options["c_noise_to"] = self.scalings(sigma_to.clamp(min=SIGMA_MIN))[3]
         F_x = self.inner(per_sample(c_in, x) * x, c_noise, cond, **options)
         F_x, *hidden = F_x if isinstance(F_x, tuple) else (F_x,)
-        D_x = per_sample(c_skip, x) * x + per_sample(c_out, x) * F_x.float()
+        F_x = F_x.to(torch.promote_types(x.dtype, torch.float32))
+        D_x = per_sample(c_skip, x) * x + per_sample(c_out, x) * F_x
         return (D_x, *hidden) if hidden else D_x
 
     def features(
         self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond = None, *, tap: Tap
     ) -> Hidden:
         """Hidden state after block `tap` of the network; later blocks do not run."""
-        _, _, c_in, c_noise = scalings(sigma.float(), self.sigma_data)
+        _, _, c_in, c_noise = self.scalings(sigma)
         return self.inner.features(per_sample(c_in, x) * x, c_noise, cond, tap=tap)
 
 

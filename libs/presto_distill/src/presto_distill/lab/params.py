@@ -76,6 +76,13 @@ class LayerDistillation(Params):
     heun_steps: int = 8
 
 
+@dataclass(frozen=True)
+class YourOwnModel(Params):
+    """Which networks to distill: they learn digits, so `audio` and `model` do not matter."""
+
+    networks: tuple[str, ...] = ("convolutions", "transformer")
+
+
 def open_lab(params: Params) -> Lab:
     """The laboratory of these parameters; runs and latents are kept in `params.out`."""
     from presto_distill.experiment import Lab

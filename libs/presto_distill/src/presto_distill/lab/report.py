@@ -61,7 +61,8 @@ def write_report(out: str | Path) -> Path:
     provenance = _load(out, "provenance")
     if not provenance and not (out / "run.json").exists():
         raise ValueError(f"{out} holds no results: run presto reproduce first")
-    facts = max(provenance, key=lambda item: item["time"], default={})
+    of_lab = [item for item in provenance if "preset" in item] or provenance
+    facts = max(of_lab, key=lambda item: item["time"], default={})
     tables = {
         path.stem: pd.read_parquet(path) for path in sorted((out / "tables").glob("*.parquet"))
     }

@@ -93,17 +93,12 @@ class Results:
         ]
         return f"{word}: {claim} ({evidence})"
 
-    def save_provenance(self, params: Params, lab: Lab) -> dict[str, Any]:
+    def save_provenance(self, params: Params, lab: Lab | None = None) -> dict[str, Any]:
         """Keep what produced these results; call it last, so that time and memory are whole."""
         facts = {
             "notebook": self.notebook,
             "params": asdict(params),
-            "preset": asdict(lab.preset),
-            "data": lab.source,
-            "training_clips": len(lab.train),
-            "held_out_clips": len(lab.held_out),
-            "embedder": lab.embedder.name,
-            "teacher_parameters": sum(p.numel() for p in lab.teacher.parameters()),
+            **(_of_lab(lab) if lab else {}),
             "seconds": round(time.perf_counter() - self.started, 1),
             "peak_memory_gb": peak_memory_gb(),
             "hardware": hardware(),
@@ -126,6 +121,17 @@ class Results:
 def open_results(params: Params, notebook: str) -> Results:
     """Where a notebook of these parameters leaves its results."""
     return Results(Path(params.out), notebook)
+
+
+def _of_lab(lab: Lab) -> dict[str, Any]:
+    return {
+        "preset": asdict(lab.preset),
+        "data": lab.source,
+        "training_clips": len(lab.train),
+        "held_out_clips": len(lab.held_out),
+        "embedder": lab.embedder.name,
+        "teacher_parameters": sum(p.numel() for p in lab.teacher.parameters()),
+    }
 
 
 def write_json(path: Path, facts: Any) -> None:

@@ -21,6 +21,7 @@ NOTEBOOKS = (
     "fake_score_updates",
     "nu_weights",
     "layer_distillation",
+    "your_own_model",
 )
 
 

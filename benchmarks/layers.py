@@ -146,20 +146,21 @@ def draw(runs: pd.DataFrame):
     import seaborn as sns
 
     fig, axes = plots.canvas(2, width=10.0)
+    lengths = sorted(runs["updates"].unique())
+    placed = runs.assign(place=runs["updates"].map(lengths.index))  # evenly, as they double
     for axis, value in zip(axes, ("loss", "scale"), strict=True):
         sns.lineplot(
-            runs, x="updates", y=value, hue="model", errorbar="sd", marker="o", ax=axis,
-            legend=axis is axes[0],
+            placed, x="place", y=value, hue="model", errorbar="sd", marker="o", ms=5, ax=axis,
+            legend=axis is axes[1],
         )  # fmt: skip
-        axis.set_xscale("symlog", linthresh=6, linscale=0.5)
-        ticks = sorted(runs["updates"].unique())
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.set_xticks(range(len(lengths)), [str(length) for length in lengths])
         axis.set_xlabel("updates")
-    axes[0].set_ylabel("held-out denoising loss, dropped bins")
-    axes[0].set_yscale("log")
-    axes[0].legend(title=None)
-    axes[1].set_ylabel("scale of the state entering the head, base = 1")
-    axes[1].axhline(1.0, color="0.6", linewidth=1)
+    axes[0].set_ylabel("denoising loss")
+    axes[0].set_title("Held-out clips, noise levels that drop blocks")
+    axes[1].set_ylabel("hidden state's scale / base with all blocks")
+    axes[1].set_title("What enters the output head")
+    axes[1].axhline(1.0, color=plots.INK, linewidth=1)
+    axes[1].legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
 
 

@@ -41,7 +41,7 @@ def test_held_out_digits_are_legible_and_noise_is_not(data):
 def test_a_plain_network_goes_through_all_three_objectives(data):
     """Every model differs from the teacher, and what is drawn costs what its schedule says."""
     own = digits.convolutions()
-    models = own_model.distil(own, data, SMOKE, seed=0)
+    models = own_model.distill(own, data, SMOKE, seed=0)
     made = {one.model: one for one in own_model.draw(own, models, SMOKE, seed=0)}
     for student, rival in own_model.RIVALS.items():
         assert made[student].images.isfinite().all()

@@ -170,3 +170,9 @@ def transformer() -> Own:
 
 
 NETWORKS = {"convolutions": convolutions, "transformer": transformer}
+
+
+def build(name: str, *, seed: int) -> Own:
+    """One of NETWORKS, with weights that the seed decides."""
+    torch.manual_seed(seed)
+    return NETWORKS[name]()

@@ -85,7 +85,7 @@ def train(objective: Objective, stage: Stage, digits: Digits, *, seed: int) -> d
     return trainer.averages
 
 
-def distil(own: Own, digits: Digits, size: Sizes, *, seed: int) -> dict[str, nn.Module]:
+def distill(own: Own, digits: Digits, size: Sizes, *, seed: int) -> dict[str, nn.Module]:
     """Teach `own` the digits, then distill it in layers, in steps and in both.
 
     Guidance is left out: labels alone say enough. Presto-S and Presto-LS have the published turns,

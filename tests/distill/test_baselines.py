@@ -1,5 +1,7 @@
 """The baselines: maps at the ends of a trajectory, losses in closed form, and who may move."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -29,7 +31,15 @@ from presto_distill.objectives.presto_l import PrestoL
 from presto_distill.objectives.presto_s import PrestoS
 from presto_distill.trainer import TrainConfig, Trainer
 from presto_models.conditioning import null_condition
-from presto_models.edm import KarrasUniform, add_noise, karras_sigmas, sample_sigma, scalings
+from presto_models.dit import PrestoDenoiser
+from presto_models.edm import (
+    SIGMA_MIN,
+    KarrasUniform,
+    add_noise,
+    karras_sigmas,
+    sample_sigma,
+    scalings,
+)
 from presto_models.guidance import guided
 from presto_models.layer_schedule import LayerSchedule, ase_schedule
 from presto_models.samplers import few_step_sigmas, heun, multistep, sample
@@ -416,3 +426,26 @@ def test_ase_is_presto_l_without_a_teacher_on_its_own_schedule(objectives, batch
     assert objective.loss(batch, rng()).keys() == {"dsm"}
     assert objective.schedule == ase_schedule(DEPTH)
     assert ase(28)[1].budgets == (28, 28, 24, 24, 20, 20, 16, 16, 12, 12)
+
+
+# --- what is kept of a student -------------------------------------------------------------------
+
+
+def test_a_boundary_in_the_config_is_the_consistency_function(tiny_denoiser, batch):
+    """A consistency student is published as a denoiser whose scalings return x at sigma_min."""
+    D = tiny_denoiser()
+    kept = PrestoDenoiser(replace(D.config, boundary=SIGMA_MIN))
+    kept.load_state_dict(D.state_dict())
+    for level in (SIGMA_MIN, 0.01, 1.0, 80.0):
+        sigma = torch.full((len(batch.x),), level)
+        expected = ConsistencyFunction(D)(batch.x, sigma, batch.cond)
+        torch.testing.assert_close(kept(batch.x, sigma, batch.cond), expected, rtol=1e-5, atol=1e-5)
+    at_the_boundary = kept(batch.x, torch.full((len(batch.x),), SIGMA_MIN), batch.cond)
+    assert torch.equal(at_the_boundary, batch.x)
+
+
+def test_a_trajectory_student_that_is_told_nothing_jumps_to_zero(tiny_denoiser, batch):
+    D, sigma = tiny_denoiser(trajectory=True), torch.ones(len(batch.x))
+    told = D(batch.x, sigma, batch.cond, sigma_to=torch.zeros_like(sigma))
+    assert torch.equal(D(batch.x, sigma, batch.cond), told)
+    assert not torch.allclose(told, D(batch.x, sigma, batch.cond, sigma_to=sigma))

@@ -27,6 +27,7 @@ from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.settings import with_pairs
 from presto_distill.trainer import Diverged, TrainConfig, Trainer
 from presto_models import DiTConfig, PrestoDenoiser, PrestoDenoiserConfig, TextEncoder
+from presto_models.samplers import few_step_sigmas, multistep, sample
 from presto_models.snapshot import find_snapshot
 
 STEPS, KILLS = 5, 10
@@ -316,6 +317,23 @@ def test_a_run_leaves_a_student_its_records_and_its_health(command, tmp_path):
     config = json.loads((out / "config.json").read_text())
     assert config["objective"]["critic_updates"] == 1 and config["train"]["steps"] == 2
     assert config["student"]["few_step"] and config["student"]["dit"]["depth"] == 4
+
+
+@pytest.mark.parametrize("method", ["dmd-gan", "consistency", "soundctm", "ditto-ctm", "ase"])
+def test_a_baselines_student_is_the_denoiser_that_was_trained(method, command, data, tmp_path):
+    out = tmp_path / method
+    assert command(method, out, "train.steps=1") == 0
+    student = PrestoDenoiser.from_pretrained(out / "student")
+    assert student.config.few_step == (method != "ase")
+    state = torch.load(out / "checkpoint.pt", weights_only=True)["averages"]
+    trained = state["student" if "student" in state else "generator"]
+    assert len(trained) == len(student.state_dict())
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, trained.get(name, trained.get(f"denoiser.{name}")))
+    noise, rng = torch.randn(2, 64, 8), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        clean = sample(multistep(student, noise, few_step_sigmas(2), rng=rng))
+    assert clean.isfinite().all() and clean.shape == noise.shape
 
 
 def test_a_missing_tensorboard_names_its_extra_before_anything_is_written(

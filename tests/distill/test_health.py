@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from presto_distill.health import BUCKETS, probe
-from presto_distill.lab.plots import HEALTH, health_panel
+from presto_distill.lab.probe_plots import HEALTH, health_panel
 from presto_distill.metrics.embed import LatentStatistics
 from presto_distill.metrics.frechet import frechet_distance
 from presto_distill.objective import Batch

@@ -195,6 +195,6 @@ def draw_health(out: Path) -> None:
         return
     import pandas as pd
 
-    from presto_distill.lab.plots import health_panel
+    from presto_distill.lab.probe_plots import health_panel
 
     health_panel(pd.read_csv(out / "health.csv")).savefig(out / "health.png", dpi=150)

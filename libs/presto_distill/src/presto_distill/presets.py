@@ -53,7 +53,7 @@ SMALL_STEPS = Stage(
     steps=20, lr={"generator": 5e-6, "critic": 1e-4}, betas=(0.0, 0.99), ema_decay=0.95
 )
 SMALL_STEPS_FROM_BASE = replace(
-    SMALL_STEPS, steps=8, lr={"generator": 1e-4, "critic": 3e-4}, ema_decay=0.9
+    SMALL_STEPS, steps=6, lr={"generator": 1e-4, "critic": 3e-4}, ema_decay=0.9
 )
 SMALL_LAYERS = Stage(steps=150, lr=3e-4, warmup=10, decay="cosine", ema_decay=0.95)
 

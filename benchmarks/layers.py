@@ -19,6 +19,7 @@ import matplotlib
 import pandas as pd
 import tyro
 
+from presto_distill.baselines.ase import ase_denoiser
 from presto_distill.experiment import Lab, Run
 from presto_distill.lab import plots
 from presto_distill.lab.studies import layer_probe
@@ -127,15 +128,11 @@ def train(
 
 
 def student_of(base: PrestoDenoiser, variant: Variant) -> PrestoDenoiser:
-    """The base model as a student; without the budget embedding, what it says at full depth moves
-    into a bias, so that the full network is the same function."""
-    config = replace(base.config.dit, drop=variant.drop, budget_embedding=variant.budget_embedding)
-    student = PrestoDenoiser(replace(base.config, dit=config))
-    state = {name: value.clone() for name, value in base.state_dict().items()}
+    """The base model as a student that drops blocks as the variant says."""
     if not variant.budget_embedding:
-        full = state.pop("inner.budget.weight")[-1]
-        state["inner.noise.out.bias"] += full
-    student.load_state_dict(state)
+        return ase_denoiser(base)
+    student = PrestoDenoiser(replace(base.config, dit=replace(base.config.dit, drop=variant.drop)))
+    student.load_state_dict(base.state_dict())
     return student
 
 

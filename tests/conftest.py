@@ -51,3 +51,12 @@ def tiny_condition():
         return Condition(torch.randn(batch, 3, TEXT_WIDTH, generator=rng(seed)), mask, tempo)
 
     return build
+
+
+@pytest.fixture
+def batch(request, tiny_condition):
+    """BATCH clips of FRAMES frames, as the test's module sets them, with their conditions."""
+    from presto_distill.objective import Batch
+
+    n, frames = request.module.BATCH, request.module.FRAMES
+    return Batch(torch.randn(n, CHANNELS, frames, generator=rng(9)), tiny_condition(n))

@@ -26,7 +26,7 @@ from presto_distill.baselines.trajectory import (
     soundctm,
     with_trajectory,
 )
-from presto_distill.objective import Batch, Objective
+from presto_distill.objective import Objective
 from presto_distill.objectives.presto_l import PrestoL
 from presto_distill.objectives.presto_s import PrestoS
 from presto_distill.trainer import TrainConfig, Trainer
@@ -50,11 +50,6 @@ SIGMA = torch.tensor([0.002, 0.3, 2.5, 80.0])
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def batch(tiny_condition):
-    return Batch(torch.randn(BATCH, CHANNELS, FRAMES, generator=rng(9)), tiny_condition(BATCH))
 
 
 @pytest.fixture

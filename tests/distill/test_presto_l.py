@@ -23,11 +23,6 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 @pytest.fixture
-def batch(tiny_condition):
-    return Batch(torch.randn(BATCH, CHANNELS, FRAMES, generator=rng(9)), tiny_condition(BATCH))
-
-
-@pytest.fixture
 def objective(tiny_denoiser):
     def build(schedule: LayerSchedule, **changes) -> PrestoL:
         cfg = PrestoLConfig(**changes)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from presto_distill.objective import Batch
 from presto_distill.objectives.presto_l import full_depth_distance
 from presto_distill.objectives.presto_ls import PrestoLS, PrestoLSConfig
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
@@ -17,11 +16,6 @@ MIXED = LayerSchedule(edges=(1.0,), budgets=(4, 2))
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def batch(tiny_condition):
-    return Batch(torch.randn(BATCH, CHANNELS, FRAMES, generator=rng(9)), tiny_condition(BATCH))
 
 
 @pytest.fixture

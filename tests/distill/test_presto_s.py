@@ -22,11 +22,6 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 @pytest.fixture
-def batch(tiny_condition):
-    return Batch(torch.randn(BATCH, CHANNELS, FRAMES, generator=rng(9)), tiny_condition(BATCH))
-
-
-@pytest.fixture
 def objective(tiny_denoiser):
     """Builds Presto-S of tiny networks, all three of them different."""
 

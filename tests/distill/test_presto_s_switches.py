@@ -7,7 +7,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from presto_distill import losses
-from presto_distill.objective import Batch
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_models.conditioning import null_condition
 from presto_models.edm import LogNormal, add_noise, sample_sigma
@@ -17,11 +16,6 @@ BATCH, CHANNELS, FRAMES, WIDTH, DEPTH = 4, 4, 32, 16, 4
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def batch(tiny_condition):
-    return Batch(torch.randn(BATCH, CHANNELS, FRAMES, generator=rng(9)), tiny_condition(BATCH))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from presto_data.audio import load_audio
 from presto_data.batches import Batch, batches
-from presto_data.clips import Clip, Corpus, Metadata
+from presto_data.clips import Clip, ClipError, Corpus, Metadata, Problem
 from presto_data.corpora import folder_corpus
 from presto_data.latents import LatentSet, encode_corpus
 from presto_data.songs import Song, compose
@@ -11,9 +11,11 @@ from presto_data.synthetic import render, synthetic_corpus
 __all__ = [
     "Batch",
     "Clip",
+    "ClipError",
     "Corpus",
     "LatentSet",
     "Metadata",
+    "Problem",
     "Song",
     "batches",
     "compose",

@@ -80,7 +80,7 @@ class LatentSet:
         except (OSError, SafetensorError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: not a latent set ({error})") from None
         captions = [row.pop("caption") for row in rows]
-        facts = [Metadata(**{**row, "instruments": tuple(row["instruments"])}) for row in rows]
+        facts = [Metadata.from_json(row) for row in rows]
         return cls(latents, captions, facts)
 
     @classmethod

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from presto_models.denoiser import Cond, Denoiser
+from presto_models.denoiser import Cond, Denoiser, per_sample
 
 Null = Callable[[Cond], Cond]  # the condition of equal shape that says nothing
 
@@ -26,3 +27,30 @@ def guided(D: Denoiser, scale: float, null: Null) -> Denoiser:
         return D_null if scale == 0 else D_null + scale * (D(x, sigma, cond, **options) - D_null)
 
     return D_w
+
+
+def guided_within(interval: tuple[float, float], guided_D: Callable, D: Denoiser) -> Callable:
+    """`guided_D` for noise levels in (low, high], D elsewhere (Kynkäänniemi et al. 2024).
+
+    `guided_D` is what `guided` or `samplers.cfg_pp` made of D. They find guidance
+    harmful at high noise and unnecessary at low noise. A batch all outside costs one call.
+    """
+    low, high = interval
+    if not 0 <= low < high:
+        raise ValueError(f"a guidance interval needs 0 <= low < high, got {low:g} and {high:g}")
+
+    def D_interval(
+        x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond, **options
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        inside = (sigma > low) & (sigma <= high)
+        if inside.all():
+            return guided_D(x, sigma, cond, **options)
+        D_x = D(x, sigma, cond, **options)
+        if not inside.any():
+            return D_x
+        D_w, choose = guided_D(x, sigma, cond, **options), per_sample(inside, x)
+        if isinstance(D_w, tuple):  # CFG++ tells the estimate and the direction's origin apart
+            return torch.where(choose, D_w[0], D_x), torch.where(choose, D_w[1], D_x)
+        return torch.where(choose, D_w, D_x)
+
+    return D_interval

@@ -1,10 +1,11 @@
-"""From a prompt to sound: text, denoising, decoding."""
+"""From a prompt to sound: text, denoising, decoding, stereo."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -20,49 +21,33 @@ from presto_models.conditioning import (
     parse_prompt,
 )
 from presto_models.dit import PrestoDenoiser
-from presto_models.edm import karras_sigmas
+from presto_models.editing import Edit, check_edit, continuation, variation
+from presto_models.edm import SIGMA_MAX
 from presto_models.precision import Precision, autocast
-from presto_models.samplers import (
-    Sampler,
-    Step,
-    cfg_pp,
-    few_step_sigmas,
-    heun,
-    multistep,
-    randn,
-)
-from presto_models.snapshot import SnapshotError, find_snapshot
+from presto_models.samplers import Sampler, Seeds, Step, generators, randn
+from presto_models.sampling import Sampling
+from presto_models.snapshot import Snapshot, SnapshotError, find_snapshot
 
 VARIANTS = ("layers_steps", "steps", "layers", "base")  # fastest first
 MAX_SECONDS = 32.0
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to sample. `steps` None: 4 for a few-step generator, 40 Heun steps for the others.
-
-    CFG++ with scale 0.8 is published for the base model; 40 Heun steps are our default.
-    """
-
-    steps: int | None = None
-    guidance_scale: float = 0.8  # of CFG++; few-step generators carry theirs in their weights
-    rho: float = 7.0
-
-
 class Output(NamedTuple):
     """Generated clips, and what they cost."""
 
-    audios: Float[Tensor, "b 1 s"]  # in [-1, 1]
+    audios: Float[Tensor, "b ch s"]  # in [-1, 1]; one channel, or two of a stereo call
     latents: Float[Tensor, "b c t"]
     sample_rate: int
-    stage_seconds: dict[str, float]  # wall-clock of text, denoise, decode
+    stage_seconds: dict[str, float]  # wall-clock of text, (encode,) denoise, decode(, stereo)
+    metadata: tuple[dict[str, Any], ...]  # per clip, what it takes to make it again
 
 
 class Pipeline:
-    """Prompt -> condition -> latent -> audio, from interchangeable parts.
+    """Prompt -> condition -> latent -> audio -> stereo, from interchangeable parts.
 
     `text_encoder(captions) -> (tokens, mask)`; `denoiser` is any denoiser; `autoencoder` decodes
-    (None where `denoise` alone is wanted).
+    (None where `denoise` alone is wanted); `stereo(mid, width=)`, if there is one, makes [b, 1, s]
+    [b, 2, s]. `variant` is the name under which the denoiser is saved.
     """
 
     def __init__(
@@ -72,9 +57,12 @@ class Pipeline:
         text_encoder: nn.Module,
         *,
         few_step: bool,
+        variant: str | None = None,
+        stereo: nn.Module | None = None,
     ):
         self.denoiser, self.autoencoder, self.text_encoder = denoiser, autoencoder, text_encoder
-        self.few_step = few_step
+        self.few_step, self.stereo = few_step, stereo
+        self.variant = variant or ("steps" if few_step else "base")
 
     @classmethod
     def from_pretrained(
@@ -83,10 +71,13 @@ class Pipeline:
         *,
         variant: str | None = None,
         device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Load `codec`, `text` and one denoiser of a model folder, or of a bundled model.
+        """Load `codec`, `text`, one denoiser and, if held, `stereo` of a model folder, or of a
+        bundled model.
 
-        `variant` is one of VARIANTS; None takes the fastest the folder holds.
+        `variant` is one of VARIANTS; None takes the fastest the folder holds. `dtype` is that of
+        the denoiser's weights; what it returns is float32 all the same.
         """
         folder = find_snapshot(name_or_path)
         held = [name for name in VARIANTS if (folder / name / "config.json").exists()]
@@ -95,13 +86,36 @@ class Pipeline:
         variant = held[0] if variant is None else variant
         if variant not in held:
             raise ValueError(f"no variant {variant!r} in {folder.name}: it holds {', '.join(held)}")
-        denoiser = PrestoDenoiser.from_pretrained(folder / variant, device=device)
+        denoiser = PrestoDenoiser.from_pretrained(folder / variant, device=device).to(dtype)
         return cls(
             denoiser,
             Autoencoder.from_pretrained(folder / "codec", device=device),
             TextEncoder.from_pretrained(folder / "text", device=device),
             few_step=denoiser.config.few_step,
+            variant=variant,
+            stereo=_load_stereo(folder / "stereo", device),
         )
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write every part as a snapshot, so that `from_pretrained(folder)` gives this pipeline.
+
+        Pipelines that differ in their variant can share a folder.
+        """
+        parts = {"codec": self.autoencoder, "text": self.text_encoder, self.variant: self.denoiser}
+        parts |= {"stereo": self.stereo} if self.stereo is not None else {}
+        for name, part in parts.items():
+            if not isinstance(part, Snapshot):
+                raise ValueError(f"{name} is a {type(part).__name__}, which is no Snapshot to save")
+        for name, part in parts.items():
+            part.save_pretrained(Path(folder) / name)
+        return Path(folder)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move every part to a device."""
+        for part in (self.denoiser, self.autoencoder, self.text_encoder, self.stereo):
+            if part is not None:
+                part.to(device)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -114,39 +128,76 @@ class Pipeline:
         prompt: str | list[str],
         *,
         bpm: float | None = None,
+        negative_prompt: str | None = None,
         seconds: float = 10.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         sampling: Sampling = Sampling(),
+        init_audio: Float[Tensor, "#b n"] | None = None,
+        strength: float | None = None,
+        keep_seconds: float | None = None,
+        stereo: bool = False,
+        width: float = 1.0,
         precision: Precision = "auto",
+        progress: bool = False,
         callback: Callable[[Step], None] | None = None,
+        **settings: Any,
     ) -> Output:
-        """Generate one clip per prompt. Clip i has seed `seed + i`, whatever batch it is in.
+        """Generate one clip per prompt, the same whatever batch it is in.
 
-        `bpm` overrides a tempo in the prompt ("driving techno --bpm 140"). Raises ValueError for
-        what cannot be: an empty prompt, no or too many seconds, no steps.
+        `bpm` overrides a tempo in the prompt ("driving techno --bpm 140"). Clip i has seed
+        `seed + i`, or its own of a list, or its own `generator`. Any field of `sampling` can be
+        given by its name: `steps=4`. Guidance leads away from `negative_prompt`.
+
+        `init_audio` (mono, at the codec's rate, one for all or one per prompt) is varied by
+        `strength` in (0, 1], or continued after `keep_seconds`, whose latents stay as they are.
+
+        Raises ValueError, in one line, for what cannot be: an empty prompt, no or too many
+        seconds, no steps, stereo without a stereo part.
         """
-        if not 0 < seconds <= MAX_SECONDS:
-            raise ValueError(
-                f"seconds must be above 0 and at most {MAX_SECONDS:g}, got {seconds:g}"
-            )
+        codec, samples = (
+            self.autoencoder,
+            round(check_seconds(seconds) * self.autoencoder.sample_rate),
+        )
+        sampling = replace(sampling, **settings).resolved(few_step=self.few_step)
+        self._check(sampling, negative_prompt, stereo)
+        edited = {"strength": strength, "keep_seconds": keep_seconds}
+        check_edit(init_audio is not None, **edited, seconds=seconds)
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        rng = generators(seed if generator is None else generator, len(prompts))
+
         watch = Stopwatch(self.device)
-        cond = self.condition([prompt] if isinstance(prompt, str) else prompt, bpm=bpm)
+        cond = self.condition(prompts, bpm=bpm)
+        null = None if negative_prompt is None else self.condition([negative_prompt] * len(prompts))
         watch.lap("text")
 
-        codec = self.autoencoder
-        samples = round(seconds * codec.sample_rate)
-        shape = (len(cond.tempo), codec.channels, -(-samples // codec.hop_length))
-        seeds = range(seed, seed + shape[0])
+        shape, edit = (len(prompts), codec.channels, -(-samples // codec.hop_length)), None
+        if init_audio is not None:
+            edit = self._edit(init_audio, shape, samples=samples, **edited)
+            watch.lap("encode")
+
+        steps = self.denoise(shape, cond, seeds=rng, sampling=sampling, null=null, edit=edit)
         with autocast(self.device, precision):
-            for step in self.denoise(shape, cond, seeds=seeds, sampling=sampling):
+            for step in _with_bar(steps, sampling.steps) if progress else steps:
                 if callback is not None:
                     callback(step)
         watch.lap("denoise")
 
-        audio = codec.decode(step.x)[:, :samples]
-        audio = audio / audio.abs().amax(1, keepdim=True).clamp(min=1.0)
-        watch.lap("decode")
-        return Output(audio[:, None], step.x, codec.sample_rate, watch.seconds)
+        audio = codec.decode(step.x)[:, None, :samples]
+        if stereo:
+            watch.lap("decode")
+            audio = self.stereo(audio, width=width)
+        audio = audio / audio.abs().amax((1, 2), keepdim=True).clamp(min=1.0)
+        watch.lap("stereo" if stereo else "decode")
+
+        facts = {"negative_prompt": negative_prompt, "seconds": seconds, "variant": self.variant}
+        facts |= asdict(sampling) | edited | ({"width": width} if stereo else {})
+        clips = zip(prompts, cond.tempo.tolist(), rng, strict=True)
+        metadata = tuple(
+            {"prompt": words, "bpm": tempo or None, "seed": source.initial_seed(), **facts}
+            for words, tempo, source in clips
+        )
+        return Output(audio, step.x, codec.sample_rate, watch.seconds, metadata)
 
     def condition(self, prompts: list[str], *, bpm: float | None = None) -> Condition:
         """Parse prompts ("words --bpm 120") and encode them."""
@@ -155,19 +206,94 @@ class Pipeline:
         return condition(self.text_encoder, [words for words, _ in parsed], tempo)
 
     def denoise(
-        self, shape: tuple[int, int, int], cond: Condition, *, seeds: range, sampling: Sampling
+        self,
+        shape: tuple[int, int, int],
+        cond: Condition,
+        *,
+        seeds: Seeds,
+        sampling: Sampling,
+        null: Condition | None = None,
+        edit: Edit | None = None,
     ) -> Sampler:
-        """The sampler this denoiser wants, as a generator of steps."""
-        if sampling.steps is not None and sampling.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {sampling.steps}")
-        rng = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise = randn(shape, rng, self.device)
-        if self.few_step:
-            sigmas = few_step_sigmas(sampling.steps or 4, rho=sampling.rho)
-            return multistep(self.denoiser, noise, sigmas, cond, rng=rng)
-        sigmas = karras_sigmas(sampling.steps or 40, rho=sampling.rho)
-        guided = cfg_pp(self.denoiser, sampling.guidance_scale, null_condition)
-        return heun(guided, noise, sigmas, cond)
+        """The sampler this denoiser wants, as a generator of steps.
+
+        `null`: what guidance leads away from; by default the condition that says nothing.
+        """
+        sampling = sampling.resolved(few_step=self.few_step)
+        rng = generators(seeds, shape[0])
+        D, noise = self.denoiser, randn(shape, rng, self.device)
+        prepare = getattr(D, "prepare", lambda cond: cond)  # what all steps can share of a prompt
+        if sampling.budget is not None:
+            D = partial(D, budget=sampling.budget)
+        if not self.few_step:
+            unguided = prepare(null_condition(cond) if null is None else null)
+            D = sampling.guide(D, lambda _: unguided)
+        sigma_max = SIGMA_MAX if edit is None else edit.sigma
+        if edit is not None:
+            D, noise = edit.applied(D, noise)
+        return sampling.start(D, noise, prepare(cond), rng=rng, sigma_max=sigma_max)
+
+    def _check(self, sampling: Sampling, negative_prompt: str | None, stereo: bool) -> None:
+        """Refuse what this pipeline's parts cannot do, before any of them runs."""
+        if self.few_step and negative_prompt is not None:
+            raise ValueError(
+                "a negative prompt steers guidance, which a few-step generator has in its weights: "
+                "use the variant 'base' or 'layers'"
+            )
+        if stereo and self.stereo is None:
+            raise ValueError("this model has no stereo part: only mono can be made")
+        if sampling.budget is not None:
+            if not (depth := getattr(self.denoiser, "depth", None)):
+                raise ValueError(
+                    "a budget needs a denoiser with a depth, whose blocks can be left out"
+                )
+            if sampling.budget > depth:
+                raise ValueError(f"budget must be within 1..{depth} blocks, got {sampling.budget}")
+
+    def _edit(
+        self,
+        audio: Float[Tensor, "n s"],
+        shape: tuple[int, int, int],
+        *,
+        samples: int,
+        strength: float | None,
+        keep_seconds: float | None,
+    ) -> Edit:
+        """The clip to vary, or the whole latent frames of it to keep."""
+        codec, (batch, _, frames) = self.autoencoder, shape
+        needed = round(keep_seconds * codec.sample_rate) if strength is None else samples
+        if audio.shape[1] < needed:
+            has, wants = audio.shape[1] / codec.sample_rate, needed / codec.sample_rate
+            raise ValueError(f"init_audio of {has:g} s is shorter than the {wants:g} s asked for")
+        latent = codec.encode(audio[:, :samples].to(self.device)).expand(batch, -1, -1)
+        if strength is not None:
+            return variation(latent, strength=strength)
+        return continuation(latent[..., : needed // codec.hop_length], frames=frames)
+
+
+def check_seconds(seconds: float) -> float:
+    """The length itself, or ValueError where no clip has it."""
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"seconds must be above 0 and at most {MAX_SECONDS:g}, got {seconds:g}")
+    return seconds
+
+
+def _load_stereo(folder: Path, device: str | torch.device) -> nn.Module | None:
+    """The stereo part of a model folder, if it has one."""
+    if not (folder / "config.json").exists():
+        return None
+    from presto_models.stereo import MonoToStereo
+
+    return MonoToStereo.from_pretrained(folder, device=device)
+
+
+def _with_bar(steps: Sampler, total: int) -> Iterator[Step]:
+    """The same steps, counted on the terminal."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError("a progress bar needs tqdm: pip install tqdm") from error
+    return iter(tqdm(steps, total=total, unit="step", leave=False))
 
 
 class Stopwatch:

@@ -3,10 +3,13 @@
     *_, last = heun(D, noise, karras_sigmas(40), cond)
     clean = last.x
 
-`noise` has unit variance; the sampler scales it to the first noise level.
+`noise` has unit variance; the sampler scales it to the first noise level. `sigmas` descend, and the
+sampler itself goes on from the last of them to 0, where the last estimate is the sample.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from presto_models.denoiser import Cond, Denoiser
-from presto_models.edm import SIGMA_MIN, karras_sigmas
+from presto_models.edm import SIGMA_MAX, SIGMA_MIN, karras_sigmas
 from presto_models.guidance import Null
 
 
@@ -30,6 +33,7 @@ class Step(NamedTuple):
 
 Sampler = Iterator[Step]
 Rng = torch.Generator | Sequence[torch.Generator]
+Seeds = int | torch.Generator | Sequence[int | torch.Generator]
 
 
 def sample(steps: Sampler) -> Float[Tensor, "b c *t"]:
@@ -45,6 +49,19 @@ def randn(shape: Sequence[int], rng: Rng, device: torch.device | str = "cpu") ->
     if len(rng) != shape[0]:
         raise ValueError(f"{shape[0]} samples need as many generators, got {len(rng)}")
     return torch.stack([randn(shape[1:], one, device) for one in rng])
+
+
+def generators(seeds: Seeds, n: int) -> list[torch.Generator]:
+    """A generator for each of n samples: from seeds counted on from one, or from one for each."""
+    if isinstance(seeds, int):
+        seeds = range(seeds, seeds + n)
+    seeds = [seeds] if isinstance(seeds, torch.Generator) else list(seeds)
+    if len(seeds) != n:
+        raise ValueError(f"{n} samples need as many seeds or generators, got {len(seeds)}")
+    return [
+        seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        for seed in seeds
+    ]
 
 
 def cfg_pp(D: Denoiser, scale: float, null: Null) -> Callable:
@@ -74,18 +91,54 @@ def euler(D: Denoiser, noise: Tensor, sigmas: Tensor, cond: Cond = None) -> Samp
         yield Step(i, sigma, D_x, x)
 
 
-def heun(D: Denoiser, noise: Tensor, sigmas: Tensor, cond: Cond = None) -> Sampler:
-    """Second-order solver without churn (Karras et al. 2022, algorithm 1): two calls per step,
-    one in the last."""
+@dataclass(frozen=True)
+class Churn:
+    """Fresh noise before each step, which lets `heun` forget its earlier errors.
+
+    S_churn is spread over all steps between the levels S_min and S_max; 0 adds none.
+    """
+
+    S_churn: float = 0.0
+    S_min: float = 0.0
+    S_max: float = math.inf
+    S_noise: float = 1.0  # deviation of the noise; a little above 1 makes up for what is lost
+
+    def __post_init__(self) -> None:
+        if not (self.S_churn >= 0 and self.S_noise >= 0 and 0 <= self.S_min <= self.S_max):
+            raise ValueError(f"need S_churn, S_noise >= 0 and 0 <= S_min <= S_max, got {self}")
+
+    def level(self, sigma: float, steps: int) -> float:
+        """The noise level to which a step from `sigma`, one of `steps`, first rises."""
+        inside = self.S_min <= sigma <= self.S_max
+        return sigma * (1 + inside * min(self.S_churn / steps, 2**0.5 - 1))
+
+
+def heun(
+    D: Denoiser,
+    noise: Tensor,
+    sigmas: Tensor,
+    cond: Cond = None,
+    *,
+    churn: Churn = Churn(),
+    rng: Rng | None = None,
+) -> Sampler:
+    """Second-order solver (Karras et al. 2022, algorithm 1; with churn algorithm 2): two calls per
+    step, one in the last. `rng` is what churn draws from."""
+    if churn.S_churn and rng is None:
+        raise ValueError(f"S_churn = {churn.S_churn:g} draws noise: give heun its rng")
     x = noise * sigmas[0]
     for i, (sigma, after) in enumerate(pairwise([*sigmas.tolist(), 0.0])):
-        D_x, origin = _evaluate(D, x, sigma, cond)
-        slope, jump = (x - origin) / sigma, D_x - origin
+        level = churn.level(sigma, len(sigmas))
+        if level > sigma:
+            fresh = randn(x.shape, rng, x.device).to(x.dtype)
+            x = x + churn.S_noise * (level**2 - sigma**2) ** 0.5 * fresh
+        D_x, origin = _evaluate(D, x, level, cond)
+        slope, jump = (x - origin) / level, D_x - origin
         if after > 0:
-            ahead = x + (after - sigma) * slope + jump
+            ahead = x + (after - level) * slope + jump
             _, origin = _evaluate(D, ahead, after, cond)
             slope = (slope + (ahead - origin) / after) / 2
-        x = x + (after - sigma) * slope + jump
+        x = x + (after - level) * slope + jump if after > 0 else D_x
         yield Step(i, sigma, D_x, x)
 
 
@@ -102,6 +155,23 @@ def dpmpp_2m(D: Denoiser, noise: Tensor, sigmas: Tensor, cond: Cond = None) -> S
         x = target + after / sigma * (x - origin - (target - D_x))
         previous = D_x
         yield Step(i, sigma, D_x, x)
+
+
+def dpmpp_2s(D: Denoiser, noise: Tensor, sigmas: Tensor, cond: Cond = None) -> Sampler:
+    """DPM-Solver++(2S) (Lu et al. 2022, r = 1/2): the estimate halfway in -ln sigma carries the
+    whole step. Two calls per step, one in the last."""
+    x = noise * sigmas[0]
+    for i, (sigma, after) in enumerate(pairwise([*sigmas.tolist(), 0.0])):
+        target, origin = D_x, _ = _evaluate(D, x, sigma, cond)
+        if after > 0:
+            halfway = math.sqrt(sigma * after)
+            ahead = D_x + halfway / sigma * (x - origin)
+            target, origin = _evaluate(D, ahead, halfway, cond)
+        x = target + after / sigma * (x - origin)
+        yield Step(i, sigma, D_x, x)
+
+
+SOLVERS = {solver.__name__: solver for solver in (euler, heun, dpmpp_2m, dpmpp_2s)}
 
 
 def multistep(
@@ -127,9 +197,11 @@ def multistep(
         yield Step(i, sigma, D_x, x)
 
 
-def few_step_sigmas(steps: int, *, rho: float = 7.0) -> Float[Tensor, " steps"]:
+def few_step_sigmas(
+    steps: int, *, rho: float = 7.0, sigma_max: float = SIGMA_MAX
+) -> Float[Tensor, " steps"]:
     """The levels `multistep` visits: Karras' grid of `steps` intervals without its last point."""
-    return karras_sigmas(steps + 1, rho=rho)[:-1]
+    return karras_sigmas(steps + 1, rho=rho, sigma_max=sigma_max)[:-1]
 
 
 def _evaluate(D: Denoiser, x: Tensor, sigma: float, cond: Cond) -> tuple[Tensor, Tensor]:
@@ -143,4 +215,4 @@ def _full(x: Tensor, sigma: float) -> Float[Tensor, " b"]:
 
 
 def _log_ratio(sigma: float, after: float) -> float:
-    return torch.tensor(sigma / after, dtype=torch.float64).log().item()
+    return math.log(sigma / after)

@@ -1,0 +1,107 @@
+"""How a pipeline samples: one frozen record of settings, checked when it is made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from jaxtyping import Float
+from torch import Tensor
+
+from presto_models.denoiser import Cond, Denoiser
+from presto_models.edm import SIGMA_MAX, karras_sigmas
+from presto_models.guidance import Null, guided, guided_within
+from presto_models.samplers import (
+    SOLVERS,
+    Churn,
+    Rng,
+    Sampler,
+    cfg_pp,
+    few_step_sigmas,
+    heun,
+    multistep,
+)
+
+GUIDANCE_SCALES = {"cfg++": 0.8, "cfg": 4.5}  # published: for sampling, and inside distillation
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. None is the default of the model at hand: 4 steps for a few-step generator,
+    40 guided Heun steps for the others.
+
+    CFG++ with scale 0.8 is published for the base model; 40 Heun steps are our default. What
+    belongs to solvers alone is an error for a few-step generator, which carries its guidance in
+    its weights.
+    """
+
+    steps: int | None = None
+    guidance_scale: float | None = None  # None: 0.8 of CFG++, 4.5 of plain guidance
+    rho: float = 7.0  # spacing of the noise levels; 1000 is nearly log-uniform
+    solver: str | None = None  # one of samplers.SOLVERS
+    budget: int | None = None  # blocks run in every call; None: as the model's schedule says
+    guidance: Literal["cfg++", "cfg"] = "cfg++"
+    guidance_interval: tuple[float, float] | None = None  # guide for sigma in (low, high] only
+    churn: float = 0.0  # S_churn of Heun's method; see samplers.Churn
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 0.1 <= self.rho <= 1e6:
+            raise ValueError(f"rho must be within 0.1..1e6, got {self.rho:g}")
+        if self.solver is not None and self.solver not in SOLVERS:
+            raise ValueError(f"no solver {self.solver!r}: choose one of {', '.join(SOLVERS)}")
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"budget must be at least 1 block, got {self.budget}")
+        if self.guidance not in GUIDANCE_SCALES:
+            raise ValueError(f"no guidance {self.guidance!r}: choose cfg++ or cfg")
+        if self.churn and self.solver not in (None, heun.__name__):
+            raise ValueError(f"churn is a part of heun, not of {self.solver}")
+        # Whoever uses a setting knows its range: let them say so now.
+        Churn(self.churn)
+        self.guide(_nothing, _nothing)
+
+    def resolved(self, *, few_step: bool) -> Self:
+        """The settings with defaults filled in; `solver` stays None for a few-step generator."""
+        if not few_step:
+            facts = {"steps": self.steps or 40, "solver": self.solver or heun.__name__}
+            return replace(self, **facts, guidance_scale=self._scale)
+        for name in ("solver", "guidance_scale", "guidance_interval", "churn"):
+            if value := getattr(self, name):
+                raise ValueError(
+                    f"{name} {value} is for diffusion models: this few-step generator has "
+                    "its own sampler, and its guidance in its weights"
+                )
+        return replace(self, steps=self.steps or 4)
+
+    def guide(self, D: Denoiser, null: Null) -> Callable:
+        """D with the guidance asked for."""
+        guided_D = (cfg_pp if self.guidance == "cfg++" else guided)(D, self._scale, null)
+        if self.guidance_interval is None:
+            return guided_D
+        return guided_within(self.guidance_interval, guided_D, D)
+
+    @property
+    def _scale(self) -> float:
+        default = GUIDANCE_SCALES[self.guidance]
+        return default if self.guidance_scale is None else self.guidance_scale
+
+    def start(
+        self,
+        D: Callable,
+        noise: Float[Tensor, "b c *t"],
+        cond: Cond,
+        *,
+        rng: Rng,
+        sigma_max: float = SIGMA_MAX,
+    ) -> Sampler:
+        """Resolved settings at work on D, guided already, from `sigma_max` down."""
+        if self.solver is None:
+            sigmas = few_step_sigmas(self.steps, rho=self.rho, sigma_max=sigma_max)
+            return multistep(D, noise, sigmas, cond, rng=rng)
+        sigmas = karras_sigmas(self.steps, rho=self.rho, sigma_max=sigma_max)
+        options = {"churn": Churn(self.churn), "rng": rng} if self.churn else {}
+        return SOLVERS[self.solver](D, noise, sigmas, cond, **options)
+
+
+def _nothing(*_) -> None:
+    """Stands in for a denoiser where only settings are checked."""

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from presto_models.guidance import guided
-from presto_models.samplers import cfg_pp, dpmpp_2m, euler, heun, sample
+from presto_models.guidance import guided, guided_within
+from presto_models.samplers import SOLVERS, cfg_pp, dpmpp_2s, heun, sample
 
 SIGMA = torch.tensor([0.5, 2.0])
 
@@ -46,7 +46,7 @@ def test_guidance_extrapolates_from_null_to_cond(x, scale):
     assert sorted(D.conditions) == [0.0, 7.0]
 
 
-@pytest.mark.parametrize("sampler", [euler, heun, dpmpp_2m])
+@pytest.mark.parametrize("sampler", SOLVERS.values(), ids=SOLVERS)
 def test_without_a_condition_to_follow_all_guidance_is_plain(x, sampler):
     """Where the null condition equals the condition, CFG and CFG++ are the denoiser itself."""
     sigmas = torch.tensor([10.0, 3.0, 1.0, 0.1])
@@ -55,7 +55,7 @@ def test_without_a_condition_to_follow_all_guidance_is_plain(x, sampler):
         torch.testing.assert_close(sample(sampler(D, x, sigmas, 1.0)), plain)
 
 
-@pytest.mark.parametrize("sampler", [euler, heun, dpmpp_2m])
+@pytest.mark.parametrize("sampler", SOLVERS.values(), ids=SOLVERS)
 def test_cfg_pp_renoises_along_the_null_direction(x, sampler):
     """One step to sigma' ends in D_w + sigma' (x - D_null) / sigma (for Euler, exactly)."""
     sigmas, w = torch.tensor([2.0, 0.5]), 0.8
@@ -66,6 +66,9 @@ def test_cfg_pp_renoises_along_the_null_direction(x, sampler):
     if sampler is heun:  # the corrector averages both slopes; the jump to the estimate stays
         slopes = (2 * x - D_null) / 2, (euler_step - euler_step / 1.5) / 0.5
         euler_step = 2 * x - 1.5 * (slopes[0] + slopes[1]) / 2 + w * 7.0
+    if sampler is dpmpp_2s:  # both parts of the step are taken halfway, at sigma = 1
+        halfway = D_null + w * 7.0 + 1.0 * (2 * x - D_null) / 2
+        euler_step = halfway / 2 + w * 7.0 + 0.5 * (2 * x - halfway / 2) / 2
     torch.testing.assert_close(first.x, euler_step)
 
 
@@ -73,3 +76,43 @@ def test_cfg_pp_renoises_along_the_null_direction(x, sampler):
 def test_cfg_pp_interpolates_only(scale):
     with pytest.raises(ValueError, match=r"0\.\.1"):
         cfg_pp(Affine(), scale, nothing)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "called_with"), [(0.5, [7.0]), (0.6, [0.0, 7.0]), (2.0, [0.0, 7.0]), (2.1, [7.0])]
+)
+def test_guidance_acts_in_its_interval_and_costs_nothing_outside(x, sigma, called_with):
+    D, sigma = Affine(), torch.full((2,), sigma)
+    D_x = guided_within((0.5, 2.0), guided(D, 4.5, nothing), D)(x, sigma, 7.0)
+    assert D.conditions == called_with
+    plain = guided(Affine(), 4.5 if len(called_with) == 2 else 1, nothing)
+    assert torch.equal(D_x, plain(x, sigma, 7.0))
+
+
+def test_an_interval_is_each_samples_own(x):
+    """Of a batch on both sides of an end, each sample gets what it would get alone."""
+    D = Affine()
+    for guided_D in (guided(D, 4.5, nothing), cfg_pp(D, 0.8, nothing)):
+        both = guided_within((1.0, 3.0), guided_D, D)(x, SIGMA, 7.0)
+        inside, outside = guided_D(x, SIGMA, 7.0), D(x, SIGMA, 7.0)
+        if not isinstance(both, tuple):
+            both, inside = (both,), (inside,)
+        for part, expected in zip(both, inside, strict=True):
+            assert torch.equal(part[0], outside[0])  # sigma 0.5
+            assert torch.equal(part[1], expected[1])  # sigma 2
+
+
+@pytest.mark.parametrize("sampler", SOLVERS.values(), ids=SOLVERS)
+def test_an_interval_over_everything_or_nothing_is_guidance_or_none(x, sampler):
+    sigmas, D = torch.tensor([10.0, 3.0, 1.0, 0.1]), Affine()
+    for guided_D in (guided(D, 4.5, nothing), cfg_pp(D, 0.8, nothing)):
+        for interval, expected in (((0.0, 80.0), guided_D), ((80.0, 90.0), D)):
+            limited = guided_within(interval, guided_D, D)
+            ends = [sample(sampler(one, x, sigmas, 7.0)) for one in (limited, expected)]
+            assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("interval", [(2.0, 1.0), (-1.0, 1.0), (1.0, 1.0)])
+def test_an_interval_ascends_from_zero_or_more(interval):
+    with pytest.raises(ValueError, match=f"0 <= low < high, got {interval[0]:g}"):
+        guided_within(interval, Affine(), Affine())

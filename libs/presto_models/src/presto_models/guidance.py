@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from presto_models.denoiser import Cond, Denoiser, per_sample
+from presto_models.denoiser import Cond, Denoiser
 
 Null = Callable[[Cond], Cond]  # the condition of equal shape that says nothing
 
@@ -48,7 +48,8 @@ def guided_within(interval: tuple[float, float], guided_D: Callable, D: Denoiser
         D_x = D(x, sigma, cond, **options)
         if not inside.any():
             return D_x
-        D_w, choose = guided_D(x, sigma, cond, **options), per_sample(inside, x)
+        D_w = guided_D(x, sigma, cond, **options)
+        choose = inside.view(-1, *[1] * (x.ndim - 1))
         if isinstance(D_w, tuple):  # CFG++ tells the estimate and the direction's origin apart
             return torch.where(choose, D_w[0], D_x), torch.where(choose, D_w[1], D_x)
         return torch.where(choose, D_w, D_x)

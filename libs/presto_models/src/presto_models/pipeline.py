@@ -176,8 +176,8 @@ class Pipeline:
             edit = self._edit(init_audio, shape, samples=samples, **edited)
             watch.lap("encode")
 
-        steps = self.denoise(shape, cond, seeds=rng, sampling=sampling, null=null, edit=edit)
         with autocast(self.device, precision):
+            steps = self.denoise(shape, cond, seeds=rng, sampling=sampling, null=null, edit=edit)
             for step in _with_bar(steps, sampling.steps) if progress else steps:
                 if callback is not None:
                     callback(step)

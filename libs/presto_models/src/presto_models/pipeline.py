@@ -152,13 +152,11 @@ class Pipeline:
         `init_audio` (mono, at the codec's rate, one for all or one per prompt) is varied by
         `strength` in (0, 1], or continued after `keep_seconds`, whose latents stay as they are.
 
-        Raises ValueError, in one line, for what cannot be: an empty prompt, no or too many
-        seconds, no steps, stereo without a stereo part.
+        Raises ValueError, in one line, for what cannot be: no prompt or an empty one, no or too
+        many seconds, no steps, stereo without a stereo part.
         """
-        codec, samples = (
-            self.autoencoder,
-            round(check_seconds(seconds) * self.autoencoder.sample_rate),
-        )
+        codec = self.autoencoder
+        samples = round(check_seconds(seconds) * codec.sample_rate)
         sampling = replace(sampling, **settings).resolved(few_step=self.few_step)
         self._check(sampling, negative_prompt, stereo)
         edited = {"strength": strength, "keep_seconds": keep_seconds}
@@ -201,6 +199,8 @@ class Pipeline:
 
     def condition(self, prompts: list[str], *, bpm: float | None = None) -> Condition:
         """Parse prompts ("words --bpm 120") and encode them."""
+        if not prompts:
+            raise ValueError("no prompts: at least one is needed")
         parsed = [parse_prompt(prompt) for prompt in prompts]
         tempo = [t if bpm is None else check_tempo(bpm) for _, t in parsed]
         return condition(self.text_encoder, [words for words, _ in parsed], tempo)

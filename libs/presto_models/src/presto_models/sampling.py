@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -39,7 +39,7 @@ class Sampling:
     rho: float = 7.0  # spacing of the noise levels; 1000 is nearly log-uniform
     solver: str | None = None  # one of samplers.SOLVERS
     budget: int | None = None  # blocks run in every call; None: as the model's schedule says
-    guidance: Literal["cfg++", "cfg"] = "cfg++"
+    guidance: str = "cfg++"  # or "cfg"
     guidance_interval: tuple[float, float] | None = None  # guide for sigma in (low, high] only
     churn: float = 0.0  # S_churn of Heun's method; see samplers.Churn
 
@@ -65,10 +65,10 @@ class Sampling:
         if not few_step:
             facts = {"steps": self.steps or 40, "solver": self.solver or heun.__name__}
             return replace(self, **facts, guidance_scale=self._scale)
-        for name in ("solver", "guidance_scale", "guidance_interval", "churn"):
-            if value := getattr(self, name):
+        for name in ("solver", "guidance", "guidance_scale", "guidance_interval", "churn"):
+            if (value := getattr(self, name)) != getattr(type(self), name):
                 raise ValueError(
-                    f"{name} {value} is for diffusion models: this few-step generator has "
+                    f"{name} {value!r} is for diffusion models: this few-step generator has "
                     "its own sampler, and its guidance in its weights"
                 )
         return replace(self, steps=self.steps or 4)

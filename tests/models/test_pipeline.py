@@ -1,0 +1,358 @@
+"""The pipeline from small random parts: what it hands to whom, and what it refuses."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from torch import nn
+
+from presto_models.autoencoder import Autoencoder, AutoencoderConfig
+from presto_models.conditioning import TextEncoder, TextEncoderConfig
+from presto_models.dit import PrestoDenoiser
+from presto_models.edm import karras_sigmas
+from presto_models.pipeline import Pipeline
+from presto_models.samplers import SOLVERS, few_step_sigmas, heun, multistep, randn, sample
+from presto_models.sampling import Sampling
+
+RATE, HOP, DEPTH = 8000, 512, 4
+CODEC = AutoencoderConfig(
+    sample_rate=RATE,
+    window_length=512,
+    stft_hop=256,
+    channels=4,
+    linear_hz=500.0,
+    width=16,
+    depth=1,
+    iterations=1,
+)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Widener(nn.Module):
+    """Stands in for a stereo part: the side is the mid one sample later."""
+
+    def forward(self, mid, width: float = 1.0):
+        side = width * mid.roll(1, dims=-1)
+        return torch.cat([mid + side, mid - side], dim=1)
+
+
+@pytest.fixture
+def build(tiny_denoiser):
+    """Builds a pipeline of random parts, or around the given ones."""
+    torch.manual_seed(0)
+    codec = Autoencoder(CODEC).eval()
+    text = TextEncoder(TextEncoderConfig(buckets=64, width=8, depth=1, heads=2)).eval()
+
+    def build(*, few_step: bool = False, denoiser=None, **parts) -> Pipeline:
+        return Pipeline(denoiser or tiny_denoiser(), codec, text, few_step=few_step, **parts)
+
+    return build
+
+
+def close(a, b, atol: float = 1e-5):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=atol)
+
+
+# ---------------------------------------------------------------------- sampling
+
+
+@pytest.mark.parametrize("settings", [{"solver": "heun", "churn": 5.0}, {"solver": "dpmpp_2s"}, {}])
+@pytest.mark.parametrize("few_step", [True, False])
+def test_a_clip_is_the_same_in_every_batch(build, few_step, settings):
+    if few_step and settings:
+        pytest.skip("a few-step generator has its own sampler")
+    pipeline, prompts = build(few_step=few_step), ["slow jazz trio", "techno --bpm 130", "harp"]
+    batch = pipeline(prompts, seconds=0.5, seed=5, steps=3, **settings)
+    for i, prompt in enumerate(prompts):
+        single = pipeline(prompt, seconds=0.5, seed=5 + i, steps=3, **settings)
+        close(batch.latents[i], single.latents[0])
+        close(batch.audios[i], single.audios[0], atol=1e-4)  # phase amplifies rounding
+        assert batch.metadata[i] == single.metadata[0]
+
+
+def test_seeds_and_generators_of_each_clip(build):
+    pipeline, how = build(few_step=True), {"seconds": 0.5, "steps": 2}
+    by_seed = pipeline(["jazz", "jazz"], seed=[7, 3], **how)
+    by_generator = pipeline(["jazz", "jazz"], generator=[rng(7), rng(3)], **how)
+    assert torch.equal(by_seed.latents, by_generator.latents)
+    assert [clip["seed"] for clip in by_generator.metadata] == [7, 3]
+    close(pipeline("jazz", generator=rng(3), **how).latents[0], by_seed.latents[1])
+    with pytest.raises(ValueError, match="2 samples need as many seeds or generators, got 1"):
+        pipeline(["jazz", "jazz"], generator=rng(3), **how)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_named_solver_samples_the_guided_denoiser(build, name):
+    pipeline = build()
+    made = pipeline("jazz", seconds=0.5, seed=2, steps=3, solver=name, guidance="cfg", rho=5.0)
+    cond = pipeline.condition(["jazz"])
+    D, D_null = (
+        lambda x, sigma, _, c=c: pipeline.denoiser(x, sigma, c)
+        for c in (cond, type(cond)(*map(torch.zeros_like, cond)))
+    )
+
+    def guided(x, sigma, _):
+        return D_null(x, sigma, _) + 4.5 * (D(x, sigma, _) - D_null(x, sigma, _))
+
+    noise = randn((1, 4, 8), [rng(2)])
+    with torch.no_grad():
+        expected = sample(SOLVERS[name](guided, noise, karras_sigmas(3, rho=5.0)))
+    close(made.latents, expected)
+
+
+def test_a_few_step_generator_is_renoised(build):
+    pipeline = build(few_step=True)
+    made = pipeline("jazz", seconds=0.5, seed=2)
+    source = rng(2)
+    noise = randn((1, 4, 8), [source])
+    with torch.no_grad():
+        steps = multistep(
+            pipeline.denoiser, noise, few_step_sigmas(4), pipeline.condition(["jazz"]), rng=[source]
+        )
+        close(made.latents, sample(steps))
+
+
+def test_churn_and_interval_reach_the_solver(build):
+    pipeline, how = build(), {"seconds": 0.5, "steps": 4}
+    plain = pipeline("jazz", **how).latents
+    assert not torch.equal(pipeline("jazz", churn=5.0, **how).latents, plain)
+    none = pipeline("jazz", guidance_interval=(90.0, 100.0), **how).latents
+    unguided = pipeline("jazz", guidance="cfg", guidance_scale=1.0, **how).latents
+    assert torch.equal(none, unguided) and not torch.equal(none, plain)
+
+
+def test_settings_by_name_are_settings_in_sampling(build):
+    pipeline = build()
+    named = pipeline("jazz", seconds=0.5, steps=2, solver="euler", rho=5.0)
+    packed = pipeline("jazz", seconds=0.5, sampling=Sampling(steps=2, solver="euler", rho=5.0))
+    assert torch.equal(named.audios, packed.audios)
+    with pytest.raises(TypeError, match="num_steps"):
+        pipeline("jazz", num_steps=2)
+
+
+def test_a_budget_is_the_number_of_blocks_that_run(build, tiny_denoiser):
+    pipeline, runs = build(few_step=True), []
+    for i, block in enumerate(pipeline.denoiser.inner.blocks):
+        block.register_forward_hook(lambda *_, i=i: runs.append(i))
+    pipeline("jazz", seconds=0.5, steps=2, budget=2)
+    assert runs == [0, DEPTH - 1] * 2
+    full = pipeline("jazz", seconds=0.5, steps=2)
+    assert torch.equal(full.latents, pipeline("jazz", seconds=0.5, steps=2, budget=DEPTH).latents)
+    with pytest.raises(ValueError, match=r"budget must be within 1\.\.4 blocks, got 5"):
+        pipeline("jazz", budget=DEPTH + 1)
+
+
+def test_a_negative_prompt_takes_the_place_of_the_null_condition(build):
+    """Where both prompts are one, there is nowhere to lead; elsewhere the result moves."""
+    pipeline, how = build(), {"seconds": 0.5, "steps": 3, "seed": 1}
+    same = pipeline("jazz --bpm 90", negative_prompt="jazz --bpm 90", **how).latents
+    noise, cond = randn((1, 4, 8), [rng(1)]), pipeline.condition(["jazz --bpm 90"])
+    with torch.no_grad():
+        close(same, sample(heun(pipeline.denoiser, noise, karras_sigmas(3), cond)))
+    other = pipeline("jazz --bpm 90", negative_prompt="a lot of loud drums", **how)
+    none = pipeline("jazz --bpm 90", **how)
+    assert not torch.allclose(other.latents, none.latents)
+    assert other.metadata[0]["negative_prompt"] == "a lot of loud drums"
+
+
+class Prepared(nn.Module):
+    """A denoiser that asks for its condition to be prepared once, and refuses any other."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.prepared = inner, []
+
+    def prepare(self, cond):
+        self.prepared.append(cond)
+        return ("prepared", cond)
+
+    def forward(self, x, sigma, cond):
+        kind, cond = cond
+        assert kind == "prepared"
+        return self.inner(x, sigma, cond)
+
+
+@pytest.mark.parametrize(("few_step", "conditions"), [(True, 1), (False, 2)])
+def test_conditions_are_prepared_once_for_all_steps(build, tiny_denoiser, few_step, conditions):
+    preparing = Prepared(tiny_denoiser())
+    made = build(denoiser=preparing, few_step=few_step)("jazz", seconds=0.5, steps=3)
+    assert len(preparing.prepared) == conditions
+    assert torch.equal(made.latents, build(few_step=few_step)("jazz", seconds=0.5, steps=3).latents)
+
+
+def test_callback_and_progress_bar_see_every_step(build, capsys):
+    seen = []
+    build(few_step=True)("jazz", seconds=0.5, steps=3, callback=seen.append, progress=True)
+    assert [step.index for step in seen] == [0, 1, 2]
+    assert "/3 [" in capsys.readouterr().err
+    build(few_step=True)("jazz", seconds=0.5, steps=3)
+    assert capsys.readouterr().err == ""
+
+
+# ---------------------------------------------------------------------- from audio, to stereo
+
+
+def test_a_continuation_keeps_the_latents_it_was_given(build):
+    pipeline, audio = build(few_step=True), 0.1 * torch.randn(1, 6000, generator=rng())
+    made = pipeline(["jazz", "harp"], seconds=1.0, steps=2, init_audio=audio, keep_seconds=0.5)
+    kept = round(0.5 * RATE) // HOP  # whole latent frames
+    with torch.no_grad():
+        known = pipeline.autoencoder.encode(audio)[..., :kept]
+    assert made.latents.shape == (2, 4, 16) and kept == 7
+    assert torch.equal(made.latents[..., :kept], known.expand(2, -1, -1))
+    assert not torch.equal(made.latents[0, :, kept:], made.latents[1, :, kept:])
+    assert list(made.stage_seconds) == ["text", "encode", "denoise", "decode"]
+
+
+@pytest.mark.parametrize("few_step", [True, False])
+def test_a_weak_variation_stays_near_its_clip(build, few_step):
+    pipeline, audio = build(few_step=few_step), 0.1 * torch.randn(1, 4000, generator=rng())
+    with torch.no_grad():
+        clip = pipeline.autoencoder.encode(audio)
+
+    def distance(strength):
+        made = pipeline("jazz", seconds=0.5, steps=3, init_audio=audio, strength=strength)
+        return (made.latents - clip).norm().item()
+
+    assert distance(0.01) < 0.1 * clip.norm().item() < distance(0.9)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"strength": 0.5}, "go together"),
+        ({"init_audio": torch.zeros(1, 4000)}, "go together"),
+        ({"init_audio": torch.zeros(1, 4000), "strength": 2.0}, "strength must be .* got 2"),
+        ({"init_audio": torch.zeros(1, 4000), "strength": 0.5}, "0.5 s is shorter than the 1 s"),
+        ({"init_audio": torch.zeros(1, 4000), "keep_seconds": 0.6}, "shorter than the 0.6 s"),
+        ({"init_audio": torch.zeros(1, 4000), "keep_seconds": 1.0}, "below the clip's 1 s, got 1"),
+        ({"init_audio": torch.zeros(1, 4000), "keep_seconds": 0.01}, "cannot continue 0 frames"),
+    ],
+)
+def test_audio_that_cannot_be_started_from(build, given, said):
+    with pytest.raises(ValueError, match=said):
+        build(few_step=True)("jazz", seconds=1.0, **given)
+
+
+def test_stereo_is_made_of_the_mono_clip(build):
+    pipeline, how = build(few_step=True, stereo=Widener()), {"seconds": 0.5, "steps": 2}
+    mono = pipeline("jazz", **how)
+    wide = pipeline("jazz", stereo=True, width=0.5, **how)
+    assert mono.audios.shape == (1, 1, 4000) and wide.audios.shape == (1, 2, 4000)
+    assert list(wide.stage_seconds) == ["text", "denoise", "decode", "stereo"]
+    assert wide.audios.abs().max() <= 1 and wide.metadata[0]["width"] == 0.5
+    mid, side = wide.audios.mean(1), (wide.audios[:, 0] - wide.audios[:, 1]) / 2
+    close(side, 0.5 * mid.roll(1, dims=-1))
+    gain = mid.norm() / mono.audios.norm()  # one for all channels, so that none exceeds 1
+    close(mid, gain * mono.audios[:, 0])
+    flat = pipeline("jazz", stereo=True, width=0.0, **how).audios
+    assert torch.equal(flat[:, 0], flat[:, 1])
+    with pytest.raises(ValueError, match="no stereo part"):
+        build(few_step=True)("jazz", stereo=True)
+
+
+# ---------------------------------------------------------------------- metadata, folders, faults
+
+
+def test_a_clip_can_be_made_again_from_its_metadata(build):
+    pipeline = build()
+    made = pipeline(["jazz --bpm 90", "harp"], seconds=0.5, seed=4, sampling=Sampling(steps=2))
+    known = made.metadata[1]
+    settings = Sampling(**{name: known[name] for name in asdict(Sampling())})
+    assert settings == Sampling(steps=2, solver="heun", guidance_scale=0.8)
+    assert (made.metadata[0]["bpm"], known["bpm"], known["variant"]) == (90.0, None, "base")
+    again = pipeline(known["prompt"], seconds=0.5, seed=known["seed"], sampling=settings)
+    close(again.latents[0], made.latents[1])
+
+
+@pytest.mark.parametrize("few_step", [True, False])
+def test_a_saved_pipeline_loads_as_itself(build, tiny_denoiser, tmp_path, few_step):
+    denoiser = tiny_denoiser()
+    config = replace(denoiser.config, few_step=few_step)
+    same = PrestoDenoiser(config).eval()
+    same.load_state_dict(denoiser.state_dict())
+    pipeline = build(denoiser=same, few_step=few_step, variant="layers")
+    folder = pipeline.save_pretrained(tmp_path / "model")
+    assert sorted(path.name for path in folder.iterdir()) == ["codec", "layers", "text"]
+    loaded = Pipeline.from_pretrained(folder)
+    assert (loaded.few_step, loaded.variant, loaded.stereo) == (few_step, "layers", None)
+    how = {"seconds": 0.5, "steps": 2}
+    assert torch.equal(loaded("jazz", **how).audios, pipeline("jazz", **how).audios)
+
+
+def test_weights_in_half_precision_still_give_float32(build, tmp_path):
+    folder = build().save_pretrained(tmp_path)
+    pipeline = Pipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    assert {p.dtype for p in pipeline.denoiser.parameters()} == {torch.bfloat16}
+    made = pipeline("jazz", seconds=0.5, steps=2, precision="float32")
+    assert made.latents.dtype == made.audios.dtype == torch.float32
+
+
+def test_a_part_that_is_no_snapshot_is_named_before_anything_is_written(build, tmp_path):
+    with pytest.raises(ValueError, match="stereo is a Widener, which is no Snapshot"):
+        build(stereo=Widener()).save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_every_part_moves(build):
+    pipeline = build(stereo=nn.Linear(2, 2)).to("meta")
+    parts = pipeline.denoiser, pipeline.autoencoder, pipeline.text_encoder, pipeline.stereo
+    assert all(p.device.type == "meta" for part in parts for p in part.parameters())
+    assert pipeline.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"rho": 0.0}, r"rho must be within 0\.1\.\.1e6, got 0"),
+        ({"rho": float("nan")}, r"rho must be within 0\.1\.\.1e6, got nan"),
+        ({"solver": "rk4"}, "no solver 'rk4': choose one of euler, heun, dpmpp_2m, dpmpp_2s"),
+        ({"budget": 0}, "budget must be at least 1 block, got 0"),
+        ({"guidance": "pag"}, r"no guidance 'pag': choose cfg\+\+ or cfg"),
+        ({"guidance_scale": 1.5}, r"CFG\+\+ scale is within 0\.\.1, got 1\.5"),
+        ({"guidance_interval": (2.0, 1.0)}, "0 <= low < high, got 2 and 1"),
+        ({"churn": -1.0}, "S_churn, S_noise >= 0"),
+        ({"churn": 5.0, "solver": "euler"}, "churn is a part of heun, not of euler"),
+    ],
+)
+def test_settings_out_of_range_are_refused_when_they_are_made(settings, said):
+    with pytest.raises(ValueError, match=said):
+        Sampling(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"solver": "heun"},
+        {"guidance_scale": 0.0},
+        {"guidance_interval": (0.0, 5.0)},
+        {"churn": 1.0},
+        {"guidance": "cfg"},
+    ],
+)
+def test_a_few_step_generator_refuses_what_it_would_ignore(build, settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=rf"{name} .* is for diffusion models"):
+        build(few_step=True)("jazz", **settings)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"prompt": []}, "no prompts"),
+        ({"prompt": "jazz", "seconds": 40.0}, "at most 32, got 40"),
+        ({"prompt": "jazz", "negative_prompt": "drums"}, "few-step generator has in its weights"),
+    ],
+)
+def test_calls_that_cannot_be_answered(build, call, said):
+    with pytest.raises(ValueError, match=said):
+        build(few_step=True)(**call)
+
+
+def test_a_budget_needs_blocks_to_choose_from(build, tiny_denoiser):
+    with pytest.raises(ValueError, match="a budget needs a denoiser with a depth"):
+        build(denoiser=Prepared(tiny_denoiser()))("jazz", budget=2)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from presto_distill.generate import GenerateOptions
+
 Out = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 
 
@@ -52,46 +54,18 @@ def reproduce(
 
 
 def generate(
-    prompt: tyro.conf.Positional[str],
-    *,
-    bpm: float | None = None,
-    seconds: float = 10.0,
-    steps: int | None = None,
-    guidance_scale: float = 0.8,
-    rho: float = 7.0,
-    seed: int = 0,
-    out: Out = None,
-    model: str = "presto-small",
-    variant: str | None = None,
-    device: str = "cpu",
+    prompt: tyro.conf.Positional[str] = "",
+    options: Annotated[GenerateOptions, tyro.conf.arg(name="")] = GenerateOptions(),
 ) -> int:
     """Make music from words, e.g. presto generate "slow jazz trio" --bpm 90 --steps 4 -o out.wav
 
     Args:
         prompt: What it should sound like; may end in "--bpm NUMBER" itself.
-        bpm: Tempo in beats per minute.
-        seconds: Length of the clip.
-        steps: Sampling steps; default 4 for distilled generators, 40 for the others.
-        guidance_scale: Of CFG++, for models that are not few-step generators.
-        rho: Spacing of the noise levels; 7 is Karras', 1000 nearly log-uniform.
-        seed: Same seed, same clip.
-        out: A .wav or .flac file; default out.wav.
-        model: A bundled model or a model folder.
-        variant: layers_steps, steps, layers or base; default the fastest there is.
-        device: cpu or cuda.
+        options: How.
     """
-    from presto_models.pipeline import Pipeline, Sampling
+    from presto_distill import generate as command
 
-    out = check_audio_path(out or Path("out.wav"))
-    pipeline = Pipeline.from_pretrained(model, variant=variant, device=device)
-    sampling = Sampling(steps=steps, guidance_scale=guidance_scale, rho=rho)
-    made = pipeline(prompt, bpm=bpm, seconds=seconds, seed=seed, sampling=sampling)
-    write_audio(out, made.audios[0], made.sample_rate)
-    stages = ", ".join(f"{name} {value:.2f} s" for name, value in made.stage_seconds.items())
-    total = sum(made.stage_seconds.values())
-    print(f"{out}: {seconds:g} s of audio in {total:.2f} s ({stages})")
-    print(f"real-time factor {seconds / total:.1f} (seconds of audio per second; higher is faster)")
-    return 0
+    return command.run(prompt, options)
 
 
 @dataclass(frozen=True)
@@ -225,31 +199,6 @@ def eval_folder(
     if out:
         write_atomic(out, lambda to: to.write_text(evaluation.as_json()))
     return 0
-
-
-def check_audio_path(path: Path) -> Path:
-    """The path itself, or ValueError where no audio file can be written, before any work."""
-    if path.suffix.lower() not in (".wav", ".flac"):
-        raise ValueError(f"cannot write {path}: the name must end in .wav or .flac")
-    if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: no folder {path.parent}")
-    return path
-
-
-def write_audio(path: Path, audio, sample_rate: int) -> None:
-    """Write audio (ch, s) as 16-bit samples; an interrupted write leaves no half file."""
-    import soundfile
-
-    from presto_models.snapshot import write_atomic
-
-    kind = path.suffix[1:].upper()
-    samples = audio.cpu().numpy().T
-    try:
-        write_atomic(
-            path, lambda to: soundfile.write(to, samples, sample_rate, "PCM_16", format=kind)
-        )
-    except soundfile.SoundFileError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -189,7 +189,7 @@ class Pipeline:
         watch.lap("stereo" if stereo else "decode")
 
         facts = {"negative_prompt": negative_prompt, "seconds": seconds, "variant": self.variant}
-        facts |= asdict(sampling) | edited | ({"width": width} if stereo else {})
+        facts |= sampling.in_force() | edited | ({"width": width} if stereo else {})
         clips = zip(prompts, cond.tempo.tolist(), rng, strict=True)
         metadata = tuple(
             {"prompt": words, "bpm": tempo or None, "seed": source.initial_seed(), **facts}

@@ -1,8 +1,8 @@
 """How a pipeline samples: one frozen record of settings, checked when it is made."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +22,7 @@ from presto_models.samplers import (
 )
 
 GUIDANCE_SCALES = {"cfg++": 0.8, "cfg": 4.5}  # published: for sampling, and inside distillation
+SOLVER_SETTINGS = ("solver", "guidance", "guidance_scale", "guidance_interval", "churn")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Sampling:
         if not few_step:
             facts = {"steps": self.steps or 40, "solver": self.solver or heun.__name__}
             return replace(self, **facts, guidance_scale=self._scale)
-        for name in ("solver", "guidance", "guidance_scale", "guidance_interval", "churn"):
+        for name in SOLVER_SETTINGS:
             if (value := getattr(self, name)) != getattr(type(self), name):
                 raise ValueError(
                     f"{name} {value!r} is for diffusion models: this few-step generator has "
@@ -79,6 +80,14 @@ class Sampling:
         if self.guidance_interval is None:
             return guided_D
         return guided_within(self.guidance_interval, guided_D, D)
+
+    def in_force(self) -> dict[str, Any]:
+        """The resolved settings by name, without those that a few-step generator has no use for."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if self.solver is not None or name not in SOLVER_SETTINGS
+        }
 
     @property
     def _scale(self) -> float:

@@ -1,10 +1,14 @@
 """What is wrong with a command's input is said in one line, with exit code 2, and nothing is
 written."""
 
+import json
 import signal
+from importlib.metadata import version
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import soundfile
 
 from presto_distill import cli
 from presto_distill.fit import Stopped
@@ -48,6 +52,23 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", "jazz", "--out", "nowhere/x.wav"], "no folder nowhere"),
         (["generate", "jazz", "--model", "nothing"], "no folder nothing and no bundled model"),
         (["generate", "jazz", "--variant", "turbo"], "no variant 'turbo'"),
+        (["generate", "jazz", "--rho", "0"], "rho must be within 0.1..1e6, got 0"),
+        (["generate", "jazz", "--solver", "rk4"], "no solver 'rk4': choose one of euler"),
+        (["generate", "jazz", "--solver", "heun"], "solver 'heun' is for diffusion models"),
+        (["generate", "jazz", "--budget", "0"], "budget must be at least 1 block, got 0"),
+        (["generate", "jazz", "--budget", "999"], "blocks, got 999"),
+        (["generate", "jazz", "--guidance-scale", "2"], "CFG++ scale is within 0..1, got 2"),
+        (["generate", "jazz", "--negative-prompt", " "], "no words"),
+        (["generate", "jazz", "--negative-prompt", "drums"], "few-step generator has in its"),
+        (["generate", "jazz", "--width", "-1"], "width must be at least 0, got -1"),
+        (["generate", "jazz", "--width", "0.5"], "width 0.5 is for stereo: add --stereo"),
+        (["generate", "jazz", "--seed", "-1"], "seed must be within 0..2^63 - 1, got -1"),
+        (["generate", "jazz", "--device", "abacus"], "no device 'abacus' here"),
+        (["generate", "jazz", "--device", "cuda:99"], "no device 'cuda:99' here"),
+        (["generate", "jazz", "--strength", "0.5"], "go together"),
+        (["generate", "jazz", "--init", "no.wav", "--strength", "0.5"], "no.wav: no such file"),
+        (["generate", "jazz", "--batch", "jobs.jsonl"], "give one of them"),
+        (["generate", "--batch", "jobs.jsonl"], "jobs.jsonl"),
         (["reproduce", "--preset", "huge"], "smoke, quick, cpu, gpu, a100_paper"),
         (["reproduce", "no_such_notebook", "--preset", "smoke"], "no_such_notebook"),
         (["reproduce", "--preset", "smoke", "--audio", "nowhere"], "nowhere"),
@@ -106,8 +127,6 @@ def test_a_damaged_model_is_named(presto, tmp_path):
 
 
 def test_generate_writes_what_was_asked(presto, tmp_path):
-    import soundfile
-
     words = ["generate", "slow jazz trio", "--bpm", "90", "--seconds", "1.5", "--seed", "1"]
     done = presto(*words, "--steps", "2", "--out", "a.wav")
     assert done.code == 0, done.err
@@ -118,3 +137,80 @@ def test_generate_writes_what_was_asked(presto, tmp_path):
 
     presto(*words, "--steps", "2", "--out", "b.wav")
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_a_file_says_how_it_was_made(presto, tmp_path, kind):
+    prompt = "Höre: 夜 " + "words and more of them, " * 30
+    words = ["--seconds", "0.5", "--steps", "1", "--seed", "3", "--budget", "2", "-o", f"a.{kind}"]
+    assert presto("generate", f"{prompt} --bpm 90", *words).code == 0
+    tags = soundfile.SoundFile(tmp_path / f"a.{kind}").copy_metadata()
+    assert tags["title"].startswith("Höre: 夜 words") and tags["title"].endswith("…")
+    assert tags["software"].startswith(f"presto-models {version('presto-models')}")
+    facts = json.loads(tags["comment"])
+    expected = {"bpm": 90, "seed": 3, "seconds": 0.5, "steps": 1, "budget": 2, "rho": 7}
+    assert expected.items() <= facts.items()
+    assert {"variant", "model", "version"} <= facts.keys() and "solver" not in facts
+
+
+def test_a_batch_is_lines_in_and_files_and_lines_out(presto, tmp_path):
+    jobs = [{"prompt": "jazz --bpm 90"}, {"prompt": "夜", "seed": 9, "out": "low/b.flac"}]
+    jobs[1] |= {"seconds": 0.5, "bpm": 120}
+    lines = "\n\n".join(json.dumps(job) for job in jobs)  # a blank line counts, and is skipped
+    (tmp_path / "jobs.jsonl").write_text(lines)
+    words = ["--seconds", "1", "--steps", "2", "--seed", "5", "--out", "made"]
+    done = presto("generate", "--batch", "jobs.jsonl", *words)
+    assert done.code == 0, done.err
+    listed = [json.loads(line) for line in (tmp_path / "made" / "clips.jsonl").open()]
+    facts = [(one["out"], one["seed"], one["bpm"], one["seconds"]) for one in listed]
+    assert facts == [("made/0001.wav", 5, 90, 1), ("made/low/b.flac", 9, 120, 0.5)]
+    assert all(set(one["stage_seconds"]) == {"text", "denoise", "decode"} for one in listed)
+    for one in listed:
+        assert soundfile.info(tmp_path / one["out"]).duration == pytest.approx(one["seconds"])
+
+    presto("generate", "jazz --bpm 90", "--seconds", "1", "--steps", "2", "--seed", "5")
+    same = [soundfile.read(tmp_path / name)[0] for name in ("made/0001.wav", "out.wav")]
+    assert (same[0] == same[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("", "holds no prompts"),
+        ("jazz", "line 1: no JSON"),
+        ('["jazz"]', "line 1: needs an object with a prompt"),
+        ('{"prompt": "jazz"}\n{"bpm": 90}', "line 2: needs an object with a prompt"),
+        ('{"prompt": "jazz", "tempo": 90}', "line 1: unknown field 'tempo': use prompt, bpm"),
+        ('{"prompt": "jazz", "bpm": "90"}', "line 1: bpm cannot be '90'"),
+        ('{"prompt": "jazz", "seed": true}', "line 1: seed cannot be True"),
+        ('{"prompt": "jazz", "bpm": 3}', "line 1: tempo 3 bpm is outside 20..400"),
+        ('{"prompt": "jazz", "seconds": NaN}', "line 1: seconds must be above 0"),
+        ('{"prompt": "jazz", "out": "a.mp3"}', "line 1: cannot write generated/a.mp3"),
+        ('{"prompt": "a", "out": "a.wav"}\n' * 2, "line 2: generated/a.wav is written twice"),
+    ],
+)
+def test_a_bad_line_of_a_batch_is_named_before_anything_is_made(lines, said, presto, tmp_path):
+    (tmp_path / "jobs.jsonl").write_text(lines)
+    done = presto("generate", "--batch", "jobs.jsonl")
+    assert done.code == 2 and said in done.err, done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["jobs.jsonl"]
+
+
+def test_a_recording_is_varied_or_continued(presto, tmp_path):
+    """It is read at any rate and with any channels; a variation is as long as it."""
+    tone = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)
+    soundfile.write(tmp_path / "tone.wav", 0.3 * np.stack([tone, tone], axis=1), 22050)
+    words = ["generate", "jazz", "--steps", "2", "--init", "tone.wav"]
+    assert presto(*words, "--strength", "0.02", "-o", "varied.wav").code == 0
+    made = presto(*words, "--keep-seconds", "0.8", "--seconds", "2", "-o", "longer.wav")
+    assert made.code == 0, made.err
+    for name, seconds in (("varied.wav", 1.0), ("longer.wav", 2.0)):
+        audio, rate = soundfile.read(tmp_path / name)
+        assert len(audio) == seconds * rate
+        spectrum = abs(np.fft.rfft(audio[rate // 10 : rate // 2]))  # of the part that is kept
+        assert spectrum.argmax() / 0.4 == pytest.approx(440, abs=5)
+    done = presto(*words, "--keep-seconds", "1.5", "--seconds", "2")
+    assert done.code == 2 and "init_audio of 1 s is shorter than the 1.5 s" in done.err
+    done = presto(*words, "--keep-seconds", "2", "--seconds", "2")
+    assert done.code == 2 and "below the clip's 2 s, got 2" in done.err

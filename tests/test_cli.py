@@ -155,13 +155,15 @@ def test_a_file_says_how_it_was_made(presto, tmp_path, kind):
 
 def test_a_batch_is_lines_in_and_files_and_lines_out(presto, tmp_path):
     jobs = [{"prompt": "jazz --bpm 90"}, {"prompt": "夜", "seed": 9, "out": "low/b.flac"}]
-    jobs[1] |= {"seconds": 0.5, "bpm": 120}
-    lines = "\n\n".join(json.dumps(job) for job in jobs)  # a blank line counts, and is skipped
-    (tmp_path / "jobs.jsonl").write_text(lines)
+    jobs[1] |= {"seconds": 0.5, "bpm": 120, "prompt": "夜\u2028techno"}
+    lines = "\n\n".join(
+        json.dumps(job, ensure_ascii=False) for job in jobs
+    )  # a blank line counts, and is skipped
+    (tmp_path / "jobs.jsonl").write_text(lines, "utf-8")
     words = ["--seconds", "1", "--steps", "2", "--seed", "5", "--out", "made"]
     done = presto("generate", "--batch", "jobs.jsonl", *words)
     assert done.code == 0, done.err
-    listed = [json.loads(line) for line in (tmp_path / "made" / "clips.jsonl").open()]
+    listed = [json.loads(line) for line in (tmp_path / "made" / "clips.jsonl").open("rb")]
     facts = [(one["out"], one["seed"], one["bpm"], one["seconds"]) for one in listed]
     assert facts == [("made/0001.wav", 5, 90, 1), ("made/low/b.flac", 9, 120, 0.5)]
     assert all(set(one["stage_seconds"]) == {"text", "denoise", "decode"} for one in listed)
@@ -194,6 +196,13 @@ def test_a_bad_line_of_a_batch_is_named_before_anything_is_made(lines, said, pre
     done = presto("generate", "--batch", "jobs.jsonl")
     assert done.code == 2 and said in done.err, done.err
     assert len(done.err.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["jobs.jsonl"]
+
+
+def test_a_batch_that_the_model_cannot_make_leaves_nothing(presto, tmp_path):
+    (tmp_path / "jobs.jsonl").write_text('{"prompt": "jazz"}')
+    done = presto("generate", "--batch", "jobs.jsonl", "--budget", "999")
+    assert done.code == 2 and "blocks, got 999" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["jobs.jsonl"]
 
 

@@ -121,14 +121,11 @@ def write_one(pipeline: Pipeline, jobs: list[Job], options: GenerateOptions, giv
 def write_batch(pipeline: Pipeline, jobs: list[Job], options: GenerateOptions, given: dict) -> None:
     """Make clips one after the other, each with its line in the folder's list as soon as it is."""
     path = batch_folder(options) / LIST
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "w") as lines:
-        for job in jobs:
-            job.out.parent.mkdir(parents=True, exist_ok=True)
-            made, facts = make(pipeline, job, options, given)
-            facts = {"out": str(job.out), **facts, "stage_seconds": made.stage_seconds}
+    for number, job in enumerate(jobs):
+        made, facts = make(pipeline, job, options, given)
+        facts = {"out": str(job.out), **facts, "stage_seconds": made.stage_seconds}
+        with open(path, "a" if number else "w", encoding="utf-8") as lines:
             lines.write(json.dumps(facts, ensure_ascii=False) + "\n")
-            lines.flush()
     print(f"{len(jobs)} clips; settings and times are in {path}")
 
 
@@ -151,6 +148,7 @@ def make(
     )
     facts = {**made.metadata[0], "model": options.model, "version": version("presto-models")}
     facts |= {} if options.init is None else {"init": str(options.init)}
+    job.out.parent.mkdir(parents=True, exist_ok=True)
     write_audio(job.out, made.audios[0], made.sample_rate, tags_of(facts))
     return made, facts
 
@@ -160,7 +158,6 @@ def make(
 
 def read_jobs(prompt: str, options: GenerateOptions, init: Tensor | None) -> Iterator[Job]:
     """The clips asked for, each of them possible; ValueError names the line of a batch."""
-
     seconds = options.seconds
     if seconds is None:
         vary = init is not None and options.strength is not None
@@ -193,7 +190,7 @@ def read_jobs(prompt: str, options: GenerateOptions, init: Tensor | None) -> Ite
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and fields of every line that is not blank."""
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -213,7 +210,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def check_job(job: Job, options: GenerateOptions) -> Job:
     """The job itself, or ValueError where no such clip can be made."""
-
     parse_prompt(job.prompt)
     if job.bpm is not None:
         check_tempo(job.bpm)

@@ -150,7 +150,7 @@ def dpmpp_2m(D: Denoiser, noise: Tensor, sigmas: Tensor, cond: Cond = None) -> S
         D_x, origin = _evaluate(D, x, sigma, cond)
         target = D_x
         if previous is not None and after > 0:
-            ratio = _log_ratio(levels[i - 1], sigma) / _log_ratio(sigma, after)
+            ratio = math.log(levels[i - 1] / sigma) / math.log(sigma / after)
             target = D_x + (D_x - previous) / (2 * ratio)
         x = target + after / sigma * (x - origin - (target - D_x))
         previous = D_x
@@ -212,7 +212,3 @@ def _evaluate(D: Denoiser, x: Tensor, sigma: float, cond: Cond) -> tuple[Tensor,
 
 def _full(x: Tensor, sigma: float) -> Float[Tensor, " b"]:
     return torch.full((len(x),), sigma, device=x.device, dtype=torch.float32)
-
-
-def _log_ratio(sigma: float, after: float) -> float:
-    return math.log(sigma / after)

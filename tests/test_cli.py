@@ -154,12 +154,12 @@ def test_a_file_says_how_it_was_made(presto, tmp_path, kind):
 
 
 def test_a_batch_is_lines_in_and_files_and_lines_out(presto, tmp_path):
-    jobs = [{"prompt": "jazz --bpm 90"}, {"prompt": "夜", "seed": 9, "out": "low/b.flac"}]
-    jobs[1] |= {"seconds": 0.5, "bpm": 120, "prompt": "夜\u2028techno"}
-    lines = "\n\n".join(
-        json.dumps(job, ensure_ascii=False) for job in jobs
-    )  # a blank line counts, and is skipped
-    (tmp_path / "jobs.jsonl").write_text(lines, "utf-8")
+    jobs = [
+        {"prompt": "jazz --bpm 90"},
+        {"prompt": "夜\u2028techno", "bpm": 120, "seconds": 0.5, "seed": 9, "out": "low/b.flac"},
+    ]
+    lines = [json.dumps(job, ensure_ascii=False) for job in jobs]
+    (tmp_path / "jobs.jsonl").write_text("\n\n".join(lines), "utf-8")  # a blank line is skipped
     words = ["--seconds", "1", "--steps", "2", "--seed", "5", "--out", "made"]
     done = presto("generate", "--batch", "jobs.jsonl", *words)
     assert done.code == 0, done.err

@@ -162,6 +162,8 @@ class Pipeline:
         edited = {"strength": strength, "keep_seconds": keep_seconds}
         check_edit(init_audio is not None, **edited, seconds=seconds)
         prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not prompts:
+            raise ValueError("no prompts: at least one is needed")
         rng = generators(seed if generator is None else generator, len(prompts))
 
         watch = Stopwatch(self.device)
@@ -199,8 +201,6 @@ class Pipeline:
 
     def condition(self, prompts: list[str], *, bpm: float | None = None) -> Condition:
         """Parse prompts ("words --bpm 120") and encode them."""
-        if not prompts:
-            raise ValueError("no prompts: at least one is needed")
         parsed = [parse_prompt(prompt) for prompt in prompts]
         tempo = [t if bpm is None else check_tempo(bpm) for _, t in parsed]
         return condition(self.text_encoder, [words for words, _ in parsed], tempo)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from presto_models.autoencoder import Autoencoder, AutoencoderConfig
-from presto_models.conditioning import TextEncoder, TextEncoderConfig
+from presto_models.conditioning import TextEncoder, TextEncoderConfig, null_condition
 from presto_models.dit import PrestoDenoiser
 from presto_models.edm import karras_sigmas
 from presto_models.pipeline import Pipeline
@@ -91,7 +91,7 @@ def test_the_named_solver_samples_the_guided_denoiser(build, name):
     cond = pipeline.condition(["jazz"])
     D, D_null = (
         lambda x, sigma, _, c=c: pipeline.denoiser(x, sigma, c)
-        for c in (cond, type(cond)(*map(torch.zeros_like, cond)))
+        for c in (cond, null_condition(cond))
     )
 
     def guided(x, sigma, _):

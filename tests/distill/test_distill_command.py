@@ -449,7 +449,7 @@ def test_a_setting_that_is_wrong_says_what_is_right(pair, said, command, tmp_pat
 
 
 def test_settings_reach_fields_of_every_type():
-    settings = distill.METHODS["steps"].settings(presets.quick(), None)
+    settings = distill.METHODS["steps"].settings(presets.quick(), False)
     pairs = {
         "critic_updates=3": ("objective", "critic_updates", 3),
         "nu_1=1e-2": ("objective", "nu_1", 0.01),

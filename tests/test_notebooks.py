@@ -18,6 +18,7 @@ TYPES = {
     "fake_score_updates": params.FakeScoreUpdates,
     "nu_weights": params.NuWeights,
     "layer_distillation": params.LayerDistillation,
+    "listening_test": params.ListeningTest,
     "your_own_model": params.YourOwnModel,
 }
 # Less of everything that the smoke preset leaves to the notebooks themselves.
@@ -30,6 +31,7 @@ SMALL = {
     "nu_pairs": [[0.0, 0.0], [0.01, 0.005]],
     "nus": [0.0, 0.1],
     "heun_steps": 2,
+    "clips": 2,
 }
 
 

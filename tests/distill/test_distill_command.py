@@ -20,6 +20,7 @@ import torch
 
 from presto_distill import checkpoint, distill, presets
 from presto_distill.cli import RunOptions
+from presto_distill.distributed import World
 from presto_distill.fit import Stopped, fit
 from presto_distill.logs import Table
 from presto_distill.objective import Batch
@@ -34,13 +35,14 @@ STEPS, KILLS = 5, 10
 SMALL = DiTConfig(channels=4, width=16, depth=2, heads=2, text_width=0)
 
 
-def small_trainer(steps: int = STEPS, **changes) -> Trainer:
+def small_trainer(steps: int = STEPS, world: World = World(), **changes) -> Trainer:
     """Presto-S of networks of two thin blocks; the same every time."""
     torch.manual_seed(0)
     cfg = PrestoSConfig(critic_updates=2, guidance_scale=1.0)
     teacher = PrestoDenoiser(PrestoDenoiserConfig(SMALL))
     objective = PrestoS(teacher, lambda cond: None, cfg, feature_layer=0, width=16)
-    return Trainer(objective, TrainConfig(steps, **{"lr": 1e-3, "precision": "float32", **changes}))
+    cfg = TrainConfig(steps, **{"lr": 1e-3, "precision": "float32", **changes})
+    return Trainer(objective, cfg, parallel=world)
 
 
 def numbered(start: int):
@@ -173,24 +175,26 @@ def small_trainer_at(folder: Path) -> Trainer:
     return trainer
 
 
-def test_processes_stop_together_and_only_the_first_writes_logs(tmp_path):
+def test_processes_stop_together_and_only_the_first_writes(tmp_path):
     """Of two processes the second is told to stop; both save after the same step."""
 
     def process(rank: int) -> None:
         group = torch.distributed
         store = group.FileStore(str(tmp_path / "store"), 2)
         group.init_process_group("gloo", store=store, rank=rank, world_size=2)
-        trainer, path = small_trainer(), tmp_path / str(rank) / "checkpoint.pt"
+        world = World(rank, 2, "ddp")
+        trainer = small_trainer(world=world, micro_batches=2)
+        path = tmp_path / str(rank) / "checkpoint.pt"
 
         def stream(start):
             for k, batch in enumerate(numbered(start), start):
-                if (rank, k) == (1, 4):
+                if (rank, k) == (1, 8):  # a round of two is one turn, three are a step
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield batch
 
         with pytest.raises(Stopped, match=f"SIGTERM: saved at step 2 in {path}"):
             fit(trainer, stream, path, label="small", every=1e9)
-        assert path.exists() and path.with_suffix(".csv").exists() == (rank == 0)
+        assert path.exists() == path.with_suffix(".csv").exists() == world.leads
 
     children = [fork(lambda rank=rank: process(rank)) for rank in (0, 1)]
     assert [status(child) for child in children] == [0, 0]
@@ -449,7 +453,7 @@ def test_a_setting_that_is_wrong_says_what_is_right(pair, said, command, tmp_pat
 
 
 def test_settings_reach_fields_of_every_type():
-    settings = distill.METHODS["steps"].settings(presets.quick(), None)
+    settings = distill.METHODS["steps"].settings(presets.quick(), False)
     pairs = {
         "critic_updates=3": ("objective", "critic_updates", 3),
         "nu_1=1e-2": ("objective", "nu_1", 0.01),

@@ -8,6 +8,7 @@ import torch
 from presto_distill import Batch, PrestoLConfig, PrestoSConfig, TrainConfig, Trainer
 from presto_distill.experiment import Lab
 from presto_distill.fit import fit
+from presto_distill.methods import METHODS
 from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
 from presto_distill.objectives.denoising import Denoising
 from presto_distill.presets import PRESETS, preset, smoke
@@ -64,31 +65,48 @@ def test_published_hyper_parameters_stand_in_the_paper_preset():
 
 
 def test_a_finished_run_is_loaded_and_another_configuration_is_another_run(lab):
-    first = lab.distill_steps()
-    again = lab.distill_steps()
-    other = lab.distill_steps(replace(lab.steps_config, critic_updates=1))
+    first = lab.distill("steps")
+    again = lab.distill("steps")
+    other = lab.distill("steps", critic_updates=1)
     assert first.key == again.key != other.key
-    assert first.records == again.records and len(first.records) == lab.preset.steps.steps
+    assert first.records == again.records and len(first.records) == lab.preset.ablation_steps.steps
     for a, b in zip(first.denoiser.parameters(), again.denoiser.parameters(), strict=True):
         assert torch.equal(a, b)
     assert first.denoiser.config.few_step
 
 
 def test_layers_and_both_keep_the_schedule(lab):
-    layers = lab.distill_layers()
-    both = lab.distill_both(lab.warm_start(layers))
+    layers = lab.distill("layers")
+    both = lab.distill("both", start=lab.warm_start(layers))
     assert layers.denoiser.config.schedule == both.denoiser.config.schedule
     assert max(layers.denoiser.config.schedule.budgets) == 4
     assert not layers.denoiser.config.few_step and both.denoiser.config.few_step
-    ase = lab.distill_layers(PrestoLConfig(nu=0), drop="tail")
+    budgets = layers.denoiser.config.schedule.budgets
+    ase = lab.distill("ase", budgets=budgets)
     assert ase.denoiser.config.dit.drop == "tail" and ase.key != layers.key
+    assert ase.denoiser.config.schedule == layers.denoiser.config.schedule
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_the_command_is_one_of_the_lab(lab, method):
+    once = replace(METHODS[method].settings(lab.preset, False).train, steps=1)
+    run = lab.distill(method, train=once)
+    assert len(run.records) == 1 and lab.distill(method, train=once).key == run.key
+    assert run.denoiser.config.few_step == (method not in ("layers", "ase", "base"))
+
+
+def test_an_unknown_method_or_setting_is_refused(lab):
+    with pytest.raises(ValueError, match="unknown method 'step': choose one of steps, layers"):
+        lab.distill("step")
+    with pytest.raises(TypeError, match="critic_update"):
+        lab.distill("steps", critic_update=1)
 
 
 def test_presto_s_starts_where_it_is_told(lab):
     start = lab.warm_start()
     nowhere = replace(lab.preset.steps, lr=0.0)
-    student = lab.distill_steps(start=start, train=nowhere)
-    from_base = lab.distill_steps(train=nowhere)
+    student = lab.distill("steps", start=start, train=nowhere)
+    from_base = lab.distill("steps", train=nowhere)
     assert student.key != from_base.key
     for moved, origin in ((student.denoiser, start.denoiser), (from_base.denoiser, lab.teacher)):
         for a, b in zip(moved.parameters(), origin.parameters(), strict=True):
@@ -96,7 +114,7 @@ def test_presto_s_starts_where_it_is_told(lab):
 
 
 def test_scores_carry_what_they_rest_on_and_are_repeatable(lab):
-    student = lab.distill_steps()
+    student = lab.distill("steps")
     scores = lab.evaluate(student, Sampling(steps=2))
     assert scores.generated_count == lab.preset.samples
     assert scores.embedder == lab.embedder.name and scores.seed == lab.seed

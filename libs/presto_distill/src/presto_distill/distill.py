@@ -51,7 +51,7 @@ def run(method: str, options: RunOptions) -> int:
     if options.health is not None and options.health < 1:
         raise ValueError(f"health must be at least 1 step, got {options.health}")
     preset, world = find_preset(options.preset), start_processes(options.strategy)
-    settings = METHODS[method].settings(preset, options.start)
+    settings = METHODS[method].settings(preset, options.start is not None)
     settings = replace(settings, train=replace(settings.train, seed=options.seed))
     settings = with_pairs(settings, [pair for pairs in options.settings for pair in pairs])
     name = options.preset + (f"-{options.audio.name}" if options.audio else "")
@@ -103,7 +103,7 @@ def prepare(
         "data": lab.source,
         "weights": {name: file_digest(at / "model.safetensors") for name, at in weights.items()},
         **plain(settings),
-        "student": plain(plan.student),
+        "student": plain(plan.config),
     }
     return lab, plan, config
 
@@ -149,10 +149,7 @@ def train(
     )
     weights = trainer.average_state(plan.player)
     if world.leads:
-        student = PrestoDenoiser(plan.student)
-        # A consistency function wraps the denoiser whose config says the same.
-        student.load_state_dict({k.removeprefix("denoiser."): v for k, v in weights.items()})
-        student.save_pretrained(out / "student")
+        plan.student(weights).save_pretrained(out / "student")
         draw_health(out)
         print(f"student: {out / 'student'}")
 

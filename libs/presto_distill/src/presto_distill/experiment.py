@@ -1,7 +1,7 @@
 """A laboratory: what the runs of one preset and seed share, and a cache that never redoes work.
 
     lab = Lab.open(preset("quick"), seed=0, out=Path("runs/quick"))
-    steps = lab.distill_steps()
+    steps = lab.distill("steps", start=lab.warm_start())
     print(lab.evaluate(steps, Sampling(steps=4)))
 
 Every run is keyed by its configuration. A finished run is loaded, an interrupted one resumes from
@@ -12,11 +12,10 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,21 +27,11 @@ from presto_data.clips import Corpus
 from presto_distill.fit import fit
 from presto_distill.metrics import Scores, evaluate
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
-from presto_distill.objective import Objective
-from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
-from presto_distill.objectives.presto_ls import PrestoLS, PrestoLSConfig
-from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
-from presto_distill.objectives.regression import (
-    Regression,
-    RegressionConfig,
-    Trajectories,
-    point_stream,
-    solve,
-)
+from presto_distill.objectives.regression import RegressionConfig, Trajectories, solve
 from presto_distill.presets import Preset, Stage
 from presto_distill.streams import conditioned
 from presto_distill.trainer import Stream, Trainer
-from presto_models import Autoencoder, LayerSchedule, PrestoDenoiser, TextEncoder, presto_schedule
+from presto_models import Autoencoder, PrestoDenoiser, TextEncoder
 from presto_models.conditioning import Condition, condition, null_condition
 from presto_models.pipeline import Pipeline, Sampling
 from presto_models.precision import autocast
@@ -163,33 +152,59 @@ class Lab:
 
     # ------------------------------------------------------------------ distillation
 
-    @property
-    def steps_config(self) -> PrestoSConfig:
-        """Presto-S as published, but for the preset's guidance of the teacher."""
-        return PrestoSConfig(guidance_scale=self.preset.guidance_scale)
+    def distill(
+        self,
+        method: str,
+        *,
+        start: Run | None = None,
+        train: Stage | None = None,
+        budgets: tuple[int, ...] = (),
+        **objective: Any,
+    ) -> Run:
+        """Train a student by one of `methods.METHODS`, or load what an equal call left.
+
+        `start`: the student it starts from; None: the base model. `train` replaces the preset's
+        stage, `budgets` the schedule's; further arguments are fields of the objective's config:
+        `lab.distill("steps", critic_updates=3)`. An interrupted run goes on where it stopped.
+        """
+        from presto_distill.methods import METHODS
+
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+        settings = METHODS[method].settings(self.preset, start is not None)
+        settings = replace(
+            settings,
+            objective=replace(settings.objective, **objective),
+            train=replace(train or settings.train, seed=self.seed),
+        )
+        if budgets:
+            settings = replace(settings, blocks=replace(settings.blocks, budgets=budgets))
+        key, folder = self._folder(
+            method,
+            {"settings": settings, "start": start.key if start else None},
+        )
+        log = folder / "records.json"
+        if not log.exists():
+            torch.manual_seed(self.seed)  # of heads and what else starts from random weights
+            plan = METHODS[method].plan(self, settings, start.denoiser if start else None)
+            trainer = Trainer(plan.make(), settings.train, self.device)
+            records = fit(trainer, plan.stream, folder / "checkpoint.pt", label=method)
+            plan.student(trainer.average_state(plan.player)).save_pretrained(folder)
+            write_atomic(log, lambda path: path.write_text(json.dumps(records)))
+            for leftover in folder.glob("checkpoint.*"):
+                leftover.unlink()
+        denoiser = PrestoDenoiser.from_pretrained(folder, device=self.device)
+        return Run(denoiser, json.loads(log.read_text()), key)
 
     def warm_start(self, layers: Run | None = None) -> Run | None:
         """The regression that Presto-S starts from, with the blocks of `layers` if given; None
         where the preset starts from the base model."""
-        if self.preset.warm_start is None:
-            return None
-        cfg = RegressionConfig(guidance_scale=self.preset.guidance_scale)
-        start = layers.denoiser if layers else self.teacher
-        facts = {"cfg": cfg, "trajectories": self.preset.trajectories}
-        return self._run(
-            "warm-start",
-            {**facts, "layers": layers.key if layers else None},
-            self.preset.warm_start,
-            lambda: Regression(start),
-            "generator",
-            replace(start.config, few_step=True),
-            stream=lambda batch: point_stream(self.trajectories(cfg), batch=batch, seed=self.seed),
-        )
+        return self.distill("warm-start", start=layers) if self.preset.warm_start else None
 
     def trajectories(self, cfg: RegressionConfig) -> Trajectories:
         """The teacher's trajectories from noised training clips, solved once for all students."""
         n = self.preset.trajectories
-        _, folder = self._folder("trajectories", {"cfg": cfg, "trajectories": n})
+        _, folder = self._folder("trajectories", {"cfg": cfg})
         path = folder / "trajectories.pt"
         if not path.exists():
             clips = next(self.stream(n)(0))
@@ -200,116 +215,6 @@ class Lab:
             write_atomic(path, lambda temporary: torch.save(tree_leaves(solved), temporary))
         x, sigma, end, *cond = torch.load(path, map_location="cpu", weights_only=True)
         return Trajectories(x, sigma, end, Condition(*cond))
-
-    def distill_steps(
-        self,
-        cfg: PrestoSConfig | None = None,
-        *,
-        start: Run | None = None,
-        train: Stage | None = None,
-    ) -> Run:
-        """Presto-S of the teacher; `cfg` is `steps_config` if not given. The generator starts
-        from `start`, or from the teacher."""
-        cfg = cfg or self.steps_config
-        generator = start.denoiser if start else self.teacher
-        return self._run(
-            "presto-s",
-            {"cfg": cfg, "start": start.key if start else None},
-            train or self.preset.steps,
-            lambda: PrestoS(self.teacher, null_condition, cfg, generator=generator, **self._taps),
-            "generator",
-            replace(self.teacher.config, few_step=True),
-        )
-
-    def distill_layers(
-        self,
-        cfg: PrestoLConfig = PrestoLConfig(),
-        *,
-        schedule: LayerSchedule | None = None,
-        drop: Literal["shifted", "tail"] = "shifted",
-        train: Stage | None = None,
-    ) -> Run:
-        """Presto-L of the teacher; `drop="tail"` with nu = 0 is ASE at an equal block count."""
-        depth = self.teacher.depth
-        schedule = schedule or presto_schedule(depth)
-        config = replace(
-            self.teacher.config,
-            dit=replace(self.teacher.config.dit, drop=drop),
-            schedule=schedule,
-        )
-        base = PrestoDenoiser(config).to(self.device)
-        base.load_state_dict(self.teacher.state_dict())
-        return self._run(
-            "presto-l",
-            {"cfg": cfg, "schedule": schedule, "drop": drop},
-            train or self.preset.layers,
-            lambda: PrestoL(base, null_condition, schedule, cfg, depth=depth),
-            "student",
-            config,
-        )
-
-    def distill_both(
-        self,
-        start: Run | None,
-        cfg: PrestoLSConfig | None = None,
-        *,
-        schedule: LayerSchedule | None = None,
-        train: Stage | None = None,
-    ) -> Run:
-        """Presto-LS, in the order that `start` makes: a Presto-L student or its warm start (layers
-        first), a Presto-S generator (steps first), or None, the base model (both at once).
-
-        `schedule`: that of `start` if not given, or Presto-L's. Without dropped layers in `start`
-        the self-teacher is wanted: `cfg.nu` > 0.
-        """
-        cfg = cfg or PrestoLSConfig(guidance_scale=self.preset.guidance_scale)
-        student = start.denoiser if start else self.teacher
-        schedule = schedule or student.config.schedule or presto_schedule(self.teacher.depth)
-        depth, null = self.teacher.depth, null_condition
-        return self._run(
-            "presto-ls",
-            {"cfg": cfg, "schedule": schedule, "start": start.key if start else None},
-            train or self.preset.steps,
-            lambda: PrestoLS(self.teacher, student, null, schedule, cfg, depth=depth, **self._taps),
-            "generator",
-            replace(student.config, schedule=schedule, few_step=True),
-        )
-
-    @property
-    def _taps(self) -> dict[str, int]:
-        """The hidden state the discriminator reads: that of the block at half depth."""
-        return {
-            "feature_layer": self.teacher.depth // 2 - 1,
-            "width": self.teacher.config.dit.width,
-        }
-
-    def _run(
-        self,
-        kind: str,
-        facts: dict[str, Any],
-        train: Stage,
-        make: Callable[[], Objective],
-        player: str,
-        config: Any,
-        stream: Callable[[int], Stream] | None = None,
-    ) -> Run:
-        """Train, or load what an earlier call with the same configuration left. `stream` makes
-        batches of a given size, `self.stream` if not given."""
-        train = replace(train, seed=self.seed)
-        key, folder = self._folder(kind, {**facts, "train": train})
-        log = folder / "records.json"
-        if not log.exists():
-            trainer = Trainer(make(), train, self.device)
-            batches = (stream or self.stream)(train.micro_batch)
-            records = fit(trainer, batches, folder / "checkpoint.pt", label=kind)
-            student = PrestoDenoiser(config)
-            student.load_state_dict(trainer.averages[player].state_dict())
-            student.save_pretrained(folder)
-            write_atomic(log, lambda path: path.write_text(json.dumps(records)))
-            for leftover in folder.glob("checkpoint.*"):
-                leftover.unlink()
-        denoiser = PrestoDenoiser.from_pretrained(folder, device=self.device)
-        return Run(denoiser, json.loads(log.read_text()), key)
 
     # ------------------------------------------------------------------ evaluation
 
@@ -373,7 +278,7 @@ class Lab:
 
     def _folder(self, kind: str, facts: dict[str, Any]) -> tuple[str, Path]:
         """The folder of a run, named by everything its result depends on."""
-        size = ("frames", "samples", "clips", "held_out", "clip_seconds")
+        size = ("frames", "samples", "clips", "held_out", "clip_seconds", "trajectories")
         facts = {
             **facts,
             "kind": kind,

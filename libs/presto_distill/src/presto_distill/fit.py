@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from presto_distill import checkpoint
@@ -50,8 +49,8 @@ def fit(
     checkpoint; where a disk is full, OSError names what could not be written, and the previous
     checkpoint stays.
     """
-    first = is_first_process()
-    if first:
+    world = trainer.parallel
+    if world.leads:
         remove_leftovers(path)
     checkpoint.resume_or_start(trainer, path)
     bar = tqdm(
@@ -61,10 +60,10 @@ def fit(
         initial=trainer.step,
         mininterval=1 if sys.stderr.isatty() else 30,
         ascii=True,
-        disable=not first,
+        disable=not world.leads,
     )
     saved, since = trainer.step, 0.0
-    log = (log or path.with_suffix(".csv")) if first else None
+    log = (log or path.with_suffix(".csv")) if world.leads else None
     with (
         _signals() as arrived,
         Journal(log, step=saved, health=probe is not None, events=events) as journal,
@@ -78,9 +77,10 @@ def fit(
                 if probe and step % probe_every == 0:
                     journal.health(step, probe())
                 since += seconds
-                stop = _any_process(bool(arrived))
                 due = since > every or (keep and step == trainer.cfg.steps)
-                if stop or _any_process(due):
+                wishes = world.mean({"stop": float(bool(arrived)), "save": float(due)})
+                stop = wishes["stop"] > 0  # all processes save together, or none
+                if stop or wishes["save"] > 0:
                     journal.sync()
                     _save(trainer, path)
                     saved, since = step, 0.0
@@ -121,22 +121,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
-
-
-def is_first_process() -> bool:
-    """Whether this process writes and shows a bar: one of torchrun's does, or the only one."""
-    return not _many() or torch.distributed.get_rank() == 0
-
-
-def _any_process(wish: bool) -> bool:
-    """Whether any process wishes so: all of them save together, or none."""
-    if not _many():
-        return wish
-    group = torch.distributed
-    votes = torch.tensor(int(wish), device="cuda" if group.get_backend() == "nccl" else "cpu")
-    group.all_reduce(votes, op=group.ReduceOp.MAX)
-    return bool(votes)
-
-
-def _many() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

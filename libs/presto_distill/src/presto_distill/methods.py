@@ -1,12 +1,14 @@
-"""What `presto distill` can train: each method is its default settings and a plan made of them.
-
-A further one is two functions and an entry in METHODS.
+"""What `presto distill` and `Lab.distill` can train: each method is its default settings and a plan
+made of them. A further one is two functions and an entry in METHODS.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
 
 from presto_distill.baselines.ase import ase_denoiser
 from presto_distill.baselines.consistency import ConsistencyConfig, ConsistencyDistillation
@@ -17,7 +19,6 @@ from presto_distill.baselines.trajectory import (
     soundctm,
     with_trajectory,
 )
-from presto_distill.experiment import Lab
 from presto_distill.objective import Objective
 from presto_distill.objectives.denoising import Denoising, DenoisingConfig
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
@@ -33,20 +34,31 @@ from presto_models.dit import micro
 from presto_models.edm import SigmaLaw
 from presto_models.layer_schedule import ase_schedule, quantile_schedule
 
+if TYPE_CHECKING:
+    from presto_distill.experiment import Lab
+
 
 class Plan(NamedTuple):
     """What to train on what, and what to keep of it."""
 
     make: Callable[[], Objective]  # called once, as networks are copied
     player: str  # whose moving average is the student
-    student: PrestoDenoiserConfig
+    config: PrestoDenoiserConfig  # of the student
     stream: Stream
+
+    def student(self, weights: dict[str, Tensor]) -> PrestoDenoiser:
+        """The student with the weights that the player's average ended with."""
+        student = PrestoDenoiser(self.config)
+        # A consistency function wraps the denoiser whose config says the same.
+        student.load_state_dict({k.removeprefix("denoiser."): v for k, v in weights.items()})
+        return student
 
 
 class Method(NamedTuple):
-    """Default settings, and the plan that follows from settings. `start` is --start, if given."""
+    """Default settings, given whether the student starts from another student, and the plan that
+    follows from settings and that student, if there is one."""
 
-    settings: Callable[[Preset, Path | None], Settings]
+    settings: Callable[[Preset, bool], Settings]
     plan: Callable[[Lab, Settings, PrestoDenoiser | None], Plan]
 
 
@@ -149,68 +161,68 @@ def base(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
     return Plan(make, "base", config, lab.stream(settings.train.micro_batch))
 
 
-def _of_steps(preset: Preset, start: Path | None) -> Stage:
+def _of_steps(preset: Preset, started: bool) -> Stage:
     """How the preset trains few-step generators; those that start from the base take more."""
-    return preset.steps if start else preset.ablation_steps
+    return preset.steps if started else preset.ablation_steps
 
 
 METHODS: dict[str, Method] = {
     "steps": Method(
-        lambda preset, start: Settings(
+        lambda preset, started: Settings(
             PrestoSConfig(guidance_scale=preset.guidance_scale),
-            _of_steps(preset, start),
+            _of_steps(preset, started),
             Tapped(),
         ),
         steps,
     ),
     "layers": Method(
-        lambda preset, start: Settings(PrestoLConfig(), preset.layers, Budgeted()), layers
+        lambda preset, started: Settings(PrestoLConfig(), preset.layers, Budgeted()), layers
     ),
     # Without a Presto-L student to start from, the self-teacher has to teach the dropped passes.
     "both": Method(
-        lambda preset, start: Settings(
-            PrestoLSConfig(guidance_scale=preset.guidance_scale, nu=0.0 if start else 0.1),
-            _of_steps(preset, start),
+        lambda preset, started: Settings(
+            PrestoLSConfig(guidance_scale=preset.guidance_scale, nu=0.0 if started else 0.1),
+            _of_steps(preset, started),
             TappedAndBudgeted(),
         ),
         both,
     ),
     "dmd-gan": Method(
-        lambda preset, start: Settings(
-            dmd_gan(guidance_scale=preset.guidance_scale), _of_steps(preset, start), Tapped()
+        lambda preset, started: Settings(
+            dmd_gan(guidance_scale=preset.guidance_scale), _of_steps(preset, started), Tapped()
         ),
         steps,
     ),
     "consistency": Method(
-        lambda preset, start: Settings(
+        lambda preset, started: Settings(
             ConsistencyConfig(guidance_scale=preset.guidance_scale), preset.layers
         ),
         consistency,
     ),
     "soundctm": Method(
-        lambda preset, start: Settings(
+        lambda preset, started: Settings(
             replace(soundctm(), guidance_scale=preset.guidance_scale), preset.layers, Tapped()
         ),
         trajectory,
     ),
     "ditto-ctm": Method(
-        lambda preset, start: Settings(
+        lambda preset, started: Settings(
             replace(ditto_ctm(), guidance_scale=preset.guidance_scale), preset.layers, Tapped()
         ),
         trajectory,
     ),
     "ase": Method(
-        lambda preset, start: Settings(PrestoLConfig(nu=0.0), preset.layers, Budgeted()), ase
+        lambda preset, started: Settings(PrestoLConfig(nu=0.0), preset.layers, Budgeted()), ase
     ),
     "warm-start": Method(
-        lambda preset, start: Settings(
+        lambda preset, started: Settings(
             RegressionConfig(guidance_scale=preset.guidance_scale),
             preset.warm_start or preset.steps,
         ),
         warm_start,
     ),
     "base": Method(
-        lambda preset, start: Settings(DenoisingConfig(), replace(preset.layers, lr=1e-3)), base
+        lambda preset, started: Settings(DenoisingConfig(), replace(preset.layers, lr=1e-3)), base
     ),
 }
 

@@ -77,6 +77,15 @@ class LayerDistillation(Params):
 
 
 @dataclass(frozen=True)
+class ListeningTest(Params):
+    """The clips to rate, and where raters' files lie."""
+
+    clips: int = 4  # held-out captions, each played by every system
+    steps: int = 4  # of the few-step generators
+    ratings: str = ""  # a folder of the files that raters saved; empty: nobody has rated yet
+
+
+@dataclass(frozen=True)
 class YourOwnModel(Params):
     """Which networks to distill: they learn digits, so `audio` and `model` do not matter."""
 

@@ -21,6 +21,7 @@ NOTEBOOKS = (
     "fake_score_updates",
     "nu_weights",
     "layer_distillation",
+    "listening_test",
     "your_own_model",
 )
 

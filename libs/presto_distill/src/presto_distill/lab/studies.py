@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
@@ -137,6 +138,40 @@ def speed(stages: DataFrame) -> DataFrame:
     table = table.reset_index().rename_axis(columns=None)
     table["real_time_factor"] = table["audio_seconds"] / table["total"]
     return table
+
+
+@torch.inference_mode()
+def clips_to_rate(
+    lab: Lab, systems: dict[str, tuple[Run | None, Sampling]], folder: Path, *, clips: int
+) -> Path:
+    """Write what a listening test compares to `folder`/SYSTEM/NUMBER.flac, with prompts.csv.
+
+    Every system plays the captions of the same held-out clips; these are there too, decoded from
+    their latents as the others are, as "held-out music".
+    """
+    import csv
+
+    import soundfile
+
+    n = min(clips, len(lab.held_out), lab.preset.samples)
+    sound = {"held-out music": lab.codec.decode(held_out_clips(lab, n)[0])}
+    for name, (run, sampling) in systems.items():
+        made = pipeline_of(lab, run)(
+            lab.held_out.captions[:n],
+            bpm=None,
+            seconds=lab.preset.frames * lab.codec.hop_length / lab.codec.sample_rate,
+            seed=lab.seed,
+            sampling=sampling,
+        )
+        sound[name] = made.audios[:, 0]
+    for name, audios in sound.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number, audio in enumerate(audios.cpu().numpy()):
+            soundfile.write(folder / name / f"{number}.flac", audio, lab.codec.sample_rate)
+    with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = [(f"{i}.flac", lab.held_out.captions[i]) for i in range(n)]
+        csv.writer(file).writerows([("file", "prompt"), *rows])
+    return folder
 
 
 # ---------------------------------------------------------------------- ablations

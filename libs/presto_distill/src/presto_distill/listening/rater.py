@@ -1,0 +1,84 @@
+"""The listening test inside a notebook: the same clips and the same file of ratings as the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from random import Random
+
+from presto_distill.lab.widgets import interactive
+from presto_distill.listening.ratings import COLUMNS
+from presto_models.snapshot import write_atomic
+
+
+class Session:
+    """One rater's way through a test: order, ratings so far, and the file they end in."""
+
+    def __init__(self, out: Path, rater: str):
+        self.facts = json.loads((out / "key.json").read_text(encoding="utf-8"))
+        self.audio, self.rater = out / "page" / "audio", rater
+        random = Random(f"{self.facts['test']}/{rater}")
+        items: dict[str, list[str]] = {}
+        for name, of in self.facts["stimuli"].items():
+            items.setdefault(of["item"], []).append(name)
+        order = sorted(items)
+        random.shuffle(order)
+        self.trials = [(item, random.sample(items[item], len(items[item]))) for item in order]
+        self.scores: dict[str, int] = {}
+
+    def save(self) -> Path:
+        """Write the ratings beside the key, for `load_ratings`; raises ValueError if unfinished."""
+        if missing := self.facts["stimuli"].keys() - self.scores.keys():
+            raise ValueError(f"{len(missing)} clips are not rated yet")
+        text = io.StringIO()
+        table = csv.writer(text)
+        table.writerow(COLUMNS)
+        for number, (item, names) in enumerate(self.trials, 1):
+            for position, name in enumerate(names, 1):
+                # Nobody counts plays here: a rating stands for one.
+                row = [self.facts["test"], self.rater, item, name, self.scores[name], 1, 0]
+                table.writerow([*row, number, position])
+        safe = re.sub(r"\W+", "_", self.rater)
+        path = self.audio.parents[1] / f"ratings-{self.facts['test']}-{safe}.csv"
+        write_atomic(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8"))
+        return path
+
+
+def rate(out: Path, rater: str = "me") -> None:
+    """Show the test in `out` (of `build`) trial by trial, players and sliders side by side.
+
+    Does nothing, silently, where nobody can move them.
+    """
+    if not interactive():
+        return
+    import ipywidgets as w
+    from IPython.display import display
+
+    session, box, status = Session(out, rater), w.VBox(), w.Label()
+
+    def show(number: int) -> None:
+        item, names = session.trials[number]
+        sliders = {name: w.IntSlider(value=50, min=0, max=100) for name in names}
+        rows = [
+            w.HBox([w.Audio.from_file(session.audio / f"{name}.flac", autoplay=False), slider])
+            for name, slider in sliders.items()
+        ]
+        last = number + 1 == len(session.trials)
+        button = w.Button(description="Save" if last else "Next")
+
+        def go(_) -> None:
+            session.scores |= {name: slider.value for name, slider in sliders.items()}
+            if last:
+                status.value = f"saved: {session.save()}"
+            else:
+                show(number + 1)
+
+        button.on_click(go)
+        title = w.Label(f"Trial {number + 1} of {len(session.trials)}: {item}")
+        box.children = [title, *rows, button, status]
+
+    show(0)
+    display(box)

@@ -1,15 +1,50 @@
-"""Read any audio file that libsndfile can, at any rate and channel count."""
+"""Read any audio file, or a section of it, at any rate and channel count."""
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64")
+from presto_data.mp4 import MP4_FORMATS, is_mp4, mp4_info, read_mp4
+
+FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", *MP4_FORMATS)
+UNKNOWN_SIZE = 0x7FFF0000  # and above: what writers that cannot go back put for a size
+
+
+class AudioInfo(NamedTuple):
+    """What a file's header says: its length in seconds, samples per second and channels."""
+
+    seconds: float
+    sample_rate: int
+    channels: int
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Return length, rate and channels of a file without decoding it.
+
+    Raises ValueError as `load_audio` does, as far as a header can tell.
+    """
+    check_whole(Path(path))
+    if is_mp4(path):
+        info = AudioInfo(*mp4_info(path))
+    else:
+        import soundfile
+
+        try:
+            with soundfile.SoundFile(path) as file:
+                rate = file.samplerate
+                info = AudioInfo(file.frames / rate, rate, file.channels)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise ValueError(f"{path}: unreadable ({' '.join(str(error).split())})") from None
+    if not info.seconds:
+        raise ValueError(f"{path}: empty, 0 samples")
+    return info
 
 
 def load_audio(
@@ -21,17 +56,35 @@ def load_audio(
 ) -> Float[Tensor, "ch s"]:
     """Return a file's audio (ch, s), or `seconds` of it from `start`, resampled to `sample_rate`.
 
+    Only the section is decoded, to the sample; its format is told by its content, not its name.
     Raises ValueError, in one line with the path, for a file that is missing, unreadable, empty,
     shorter than it says or not finite.
     """
-    import soundfile
-    from torchaudio.functional import resample
+    return resampled(*read_section(path, start=start, seconds=seconds), sample_rate)
 
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file")
+
+def read_section(
+    path: str | Path, *, start: float = 0.0, seconds: float | None = None
+) -> tuple[Float[Tensor, "ch s"], int]:
+    """Return `load_audio`'s section as it is stored, and its rate; raises the same errors."""
+    check_whole(Path(path))
+    if is_mp4(path):
+        audio, rate = read_mp4(path, start=start, seconds=seconds)
+    else:
+        audio, rate = _read_soundfile(path, start, seconds)
+    if not audio.isfinite().all():
+        raise ValueError(f"{path}: not finite (NaN or infinity)")
+    return audio, rate
+
+
+def _read_soundfile(
+    path: str | Path, start: float, seconds: float | None
+) -> tuple[Float[Tensor, "ch s"], int]:
+    import soundfile
+
     try:
         with soundfile.SoundFile(path) as file:
-            first = round(start * file.samplerate)
+            first = first_sample(start, file.samplerate)
             wanted = file.frames - first
             if seconds is not None:
                 wanted = min(wanted, -int(-seconds * file.samplerate // 1))
@@ -43,9 +96,49 @@ def load_audio(
         raise ValueError(f"{path}: unreadable ({' '.join(str(error).split())})") from None
     if len(samples) < wanted:
         raise ValueError(f"{path}: truncated, {len(samples)} of {wanted} samples")
-    audio = torch.from_numpy(samples).T.contiguous()
-    if not audio.isfinite().all():
-        raise ValueError(f"{path}: not finite (NaN or infinity)")
+    return torch.from_numpy(samples).T.contiguous(), rate
+
+
+def first_sample(start: float, rate: int) -> int:
+    """The sample that plays at `start` seconds; one that decimals put just after it counts."""
+    return int(start * rate + 1e-6)
+
+
+def check_whole(path: Path) -> None:
+    """Raise ValueError for a file that is missing, or ends before its container says it does.
+
+    libsndfile reads a shortened WAV, AIFF or Ogg without a word; a RIFF or FORM chunk states its
+    size, and the last page of an Ogg stream (RFC 3533) carries an end mark. The other formats are
+    found out by decoding.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    with path.open("rb") as file:
+        head = file.read(12)
+        size = file.seek(0, os.SEEK_END)
+        if head[:4] in (b"RIFF", b"FORM"):
+            stated = int.from_bytes(head[4:8], "little" if head[0] == ord("R") else "big")
+            if size + 1 < stated + 8 and stated < UNKNOWN_SIZE:
+                raise ValueError(f"{path}: truncated, {size} of {stated + 8} bytes")
+        if head[:4] == b"OggS":
+            file.seek(max(0, size - 2**17))  # a page has at most 65,307 bytes
+            tail = file.read()
+            flags = tail[tail.rfind(b"OggS") :][5:6] if b"OggS" in tail else b""
+            if not flags or not flags[0] & 4:
+                raise ValueError(f"{path}: truncated, no last page")
+
+
+def resampled(
+    audio: Float[Tensor, "ch s"], rate: int, sample_rate: int
+) -> Float[Tensor, "ch resampled"]:
+    """Return audio of `rate` samples per second at `sample_rate`."""
+    from torchaudio.functional import resample
+
     # An odd rate such as 44,056 Hz would need thousands of filters; 1e-6 off, it needs few.
     ratio = Fraction(sample_rate, rate).limit_denominator(1000)
     return resample(audio, ratio.denominator, ratio.numerator)
+
+
+def at_most_stereo(audio: Float[Tensor, "ch s"]) -> Float[Tensor, "_ s"]:
+    """Mix surround down to its front pair with the mean of the rest in the middle, at half gain."""
+    return audio if len(audio) <= 2 else (audio[:2] + audio[2:].mean(0)) / 2

@@ -14,6 +14,7 @@ from torch import Tensor
 from presto_data.mp4 import MP4_FORMATS, is_mp4, mp4_info, read_mp4
 
 FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", *MP4_FORMATS)
+MP3_PRE_ROLL = 16 * 1152  # samples: a frame draws on up to 511 bytes of the frames before it
 UNKNOWN_SIZE = 0x7FFF0000  # and above: what writers that cannot go back put for a size
 
 
@@ -90,8 +91,11 @@ def _read_soundfile(
                 wanted = min(wanted, -int(-seconds * file.samplerate // 1))
             if wanted <= 0:
                 raise ValueError(f"{path}: empty, {file.frames} samples")
-            file.seek(first)
-            samples, rate = file.read(wanted, dtype="float32", always_2d=True), file.samplerate
+            # In one read: soundfile seeks after each, and a seek forgets MP3's bit reservoir.
+            before = min(first, MP3_PRE_ROLL) if file.format == "MP3" else 0
+            file.seek(first - before)
+            samples = file.read(before + wanted, dtype="float32", always_2d=True)[before:]
+            rate = file.samplerate
     except (soundfile.SoundFileError, OSError) as error:
         raise ValueError(f"{path}: unreadable ({' '.join(str(error).split())})") from None
     if len(samples) < wanted:
@@ -118,7 +122,7 @@ def check_whole(path: Path) -> None:
         size = file.seek(0, os.SEEK_END)
         if head[:4] in (b"RIFF", b"FORM"):
             stated = int.from_bytes(head[4:8], "little" if head[0] == ord("R") else "big")
-            if size + 1 < stated + 8 and stated < UNKNOWN_SIZE:
+            if size + 1 < stated + 8 and 0 < stated < UNKNOWN_SIZE:
                 raise ValueError(f"{path}: truncated, {size} of {stated + 8} bytes")
         if head[:4] == b"OggS":
             file.seek(max(0, size - 2**17))  # a page has at most 65,307 bytes

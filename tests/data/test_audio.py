@@ -82,6 +82,8 @@ def test_a_section_is_a_slice_of_the_whole(tmp_path, name):
     assert torch.allclose(rest, whole[187_200:], atol=1e-4)
     with pytest.raises(ValueError, match="empty"):
         load_audio(path, start=5)
+    with pytest.raises(ValueError, match="start is -1"):
+        load_audio(path, start=-1)
 
 
 @pytest.mark.parametrize("name", ["long.wav", "long.flac", "long.ogg", "long.mp3", "long.m4a"])

@@ -68,6 +68,8 @@ def read_section(
     path: str | Path, *, start: float = 0.0, seconds: float | None = None
 ) -> tuple[Float[Tensor, "ch s"], int]:
     """Return `load_audio`'s section as it is stored, and its rate; raises the same errors."""
+    if start < 0:
+        raise ValueError(f"{path}: start is {start}; it must not be negative")
     check_whole(Path(path))
     if is_mp4(path):
         audio, rate = read_mp4(path, start=start, seconds=seconds)

@@ -23,6 +23,7 @@ from presto_data.faults import Faults, audible_fault, report
 from presto_data.tables import unreadable_text
 
 Last = Literal["align", "drop", "pad"]
+DECIMALS = 0.01  # seconds by which a stated end may be rounded up
 ROUNDING = 1e-6  # of a clip: what decimals and sample counts may differ by
 
 
@@ -131,12 +132,12 @@ class FileCorpus(Corpus):
         if damaged := unreadable_text(" ".join(recording.captions), recording.metadata):
             raise ValueError(f"text or tags not UTF-8 ({damaged[:60]!r})")
         total = audio_info(recording.path).seconds
-        end = total if recording.end is None else recording.end
-        if not recording.start < end <= total + ROUNDING:
-            raise ValueError(f"bad number (from {recording.start:g} to {end:g} s of {total:g} s)")
-        spans = self.reading.cut(recording.start, end)
+        start, end = recording.start, total if recording.end is None else recording.end
+        if not 0 <= start < end <= total + DECIMALS:
+            raise ValueError(f"bad number (from {start:g} to {end:g} s of {total:g} s)")
+        spans = self.reading.cut(start, min(end, total))
         if not spans:
-            raise ValueError(f"shorter than a clip, {end - recording.start:g} s")
+            raise ValueError(f"shorter than a clip, {end - start:g} s")
         captions = islice(cycle(recording.captions), len(spans))
         excerpts = [
             Excerpt(recording, *span, total, caption)

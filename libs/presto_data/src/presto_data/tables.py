@@ -103,7 +103,7 @@ def facts_of(row: Row) -> Row:
         if facts["tempo"] <= 0:
             raise ValueError(f"bad number (tempo {facts['tempo']:g} is not positive)")
     for name in facts.keys() - {"tempo"}:
-        facts[name] = _names(facts[name]) if name in LISTS else str(facts[name]).strip()
+        facts[name] = names_of(row, name) if name in LISTS else str(facts[name]).strip()
     return facts
 
 
@@ -118,12 +118,18 @@ def number_of(row: Row, name: str) -> float:
     return number
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = json.loads(value)
+def names_of(row: Row, name: str) -> tuple[str, ...]:
+    """Return a cell as names, or raise ValueError."""
+    value = row[name]
     if isinstance(value, str):
-        value = value.split(";" if ";" in value else ",")
-    return tuple(filter(None, (str(name).strip() for name in value)))
+        try:
+            is_json = value.lstrip().startswith("[")
+            value = json.loads(value) if is_json else value.split(";" if ";" in value else ",")
+        except ValueError:
+            raise ValueError(f"bad list ({name} is {value!r})") from None
+    if not isinstance(value, list):
+        raise ValueError(f"bad list ({name} is {value!r})")
+    return tuple(filter(None, (str(item).strip() for item in value)))
 
 
 def unreadable_text(caption: str, metadata: Metadata) -> str | None:

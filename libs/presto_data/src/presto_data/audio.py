@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from presto_data.mp4 import MP4_FORMATS, is_mp4, mp4_info, read_mp4
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
 
 FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", *MP4_FORMATS)
 MP3_PRE_ROLL = 16 * 1152  # samples: a frame draws on up to 511 bytes of the frames before it
@@ -35,14 +40,8 @@ def audio_info(path: str | Path) -> AudioInfo:
     if is_mp4(path):
         info = AudioInfo(*mp4_info(path))
     else:
-        import soundfile
-
-        try:
-            with soundfile.SoundFile(path) as file:
-                rate = file.samplerate
-                info = AudioInfo(file.frames / rate, rate, file.channels)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise ValueError(f"{path}: unreadable ({' '.join(str(error).split())})") from None
+        with _opened(path) as file:
+            info = AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
     if not info.seconds:
         raise ValueError(f"{path}: empty, 0 samples")
     return info
@@ -83,26 +82,33 @@ def read_section(
 def _read_soundfile(
     path: str | Path, start: float, seconds: float | None
 ) -> tuple[Float[Tensor, "ch s"], int]:
+    with _opened(path) as file:
+        rate = file.samplerate
+        first = first_sample(start, rate)
+        wanted = file.frames - first
+        if seconds is not None:
+            wanted = min(wanted, -int(-seconds * rate // 1))
+        if wanted <= 0:
+            raise ValueError(f"{path}: empty, {file.frames} samples")
+        # In one read: soundfile seeks after each, and a seek forgets MP3's bit reservoir.
+        before = min(first, MP3_PRE_ROLL) if file.format == "MP3" else 0
+        file.seek(first - before)
+        samples = file.read(before + wanted, dtype="float32", always_2d=True)[before:]
+    if len(samples) < wanted:
+        raise ValueError(f"{path}: truncated, {len(samples)} of {wanted} samples")
+    return torch.from_numpy(samples).T.contiguous(), rate
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[SoundFile]:
+    """The file as libsndfile opens it, with its errors in our words."""
     import soundfile
 
     try:
         with soundfile.SoundFile(path) as file:
-            first = first_sample(start, file.samplerate)
-            wanted = file.frames - first
-            if seconds is not None:
-                wanted = min(wanted, -int(-seconds * file.samplerate // 1))
-            if wanted <= 0:
-                raise ValueError(f"{path}: empty, {file.frames} samples")
-            # In one read: soundfile seeks after each, and a seek forgets MP3's bit reservoir.
-            before = min(first, MP3_PRE_ROLL) if file.format == "MP3" else 0
-            file.seek(first - before)
-            samples = file.read(before + wanted, dtype="float32", always_2d=True)[before:]
-            rate = file.samplerate
-    except (soundfile.SoundFileError, OSError) as error:
-        raise ValueError(f"{path}: unreadable ({' '.join(str(error).split())})") from None
-    if len(samples) < wanted:
-        raise ValueError(f"{path}: truncated, {len(samples)} of {wanted} samples")
-    return torch.from_numpy(samples).T.contiguous(), rate
+            yield file
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: unreadable ({' '.join(error.error_string.split())})") from None
 
 
 def first_sample(start: float, rate: int) -> int:
@@ -119,19 +125,22 @@ def check_whole(path: Path) -> None:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    with path.open("rb") as file:
-        head = file.read(12)
-        size = file.seek(0, os.SEEK_END)
-        if head[:4] in (b"RIFF", b"FORM"):
-            stated = int.from_bytes(head[4:8], "little" if head[0] == ord("R") else "big")
-            if size + 1 < stated + 8 and 0 < stated < UNKNOWN_SIZE:
-                raise ValueError(f"{path}: truncated, {size} of {stated + 8} bytes")
-        if head[:4] == b"OggS":
-            file.seek(max(0, size - 2**17))  # a page has at most 65,307 bytes
-            tail = file.read()
-            flags = tail[tail.rfind(b"OggS") :][5:6] if b"OggS" in tail else b""
-            if not flags or not flags[0] & 4:
-                raise ValueError(f"{path}: truncated, no last page")
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 2**17))  # an Ogg page has at most 65,307 bytes
+            tail = file.read() if head[:4] == b"OggS" else b""
+    except OSError as error:
+        raise ValueError(f"{path}: unreadable ({error.strerror})") from None
+    if head[:4] in (b"RIFF", b"FORM"):
+        stated = 8 + int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
+        if size + 1 < stated and 8 < stated < UNKNOWN_SIZE:
+            raise ValueError(f"{path}: truncated, {size} of {stated} bytes")
+    if head[:4] == b"OggS":
+        flags = tail[tail.rfind(b"OggS") :][5:6]
+        if not flags or not flags[0] & 4:
+            raise ValueError(f"{path}: truncated, no last page")
 
 
 def resampled(

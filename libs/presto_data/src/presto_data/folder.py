@@ -11,10 +11,11 @@ from presto_data.audio import FORMATS
 from presto_data.clips import Metadata
 from presto_data.corpora import FileCorpus, Last, Reading, Recording, text_of, usable
 from presto_data.faults import Faults
-from presto_data.tables import LONGEST_CAPTION, Row, caption_of, facts_of, read_rows, row_name
+from presto_data.tables import Row, caption_of, facts_of, read_rows, row_name
 from presto_data.tags import embedded_facts
 
 TABLE = "captions.csv"
+LONGEST_LINE = 300  # of a text that was not written as a caption
 UNREADABLE = (".wma",)  # looked at all the same, so that they are reported
 CREDITS = re.compile(r"\s*(\(c\)|©|copyright|(is )?licen[cs]ed|is in the public domain).*", re.I)
 
@@ -51,13 +52,13 @@ def folder_corpus(
 def _recordings(root: Path, faults: Faults) -> Iterator[Recording]:
     table = _read_table(root / TABLE, faults) if (root / TABLE).is_file() else None
     for path in sorted(root.rglob("*")):
-        if path.suffix.lower() not in FORMATS + UNREADABLE or not path.is_file():
+        if path.suffix.lower() not in FORMATS + UNREADABLE or path.is_dir():
             continue
         name = text_of(path.relative_to(root))
         row = table.pop(name, None) if table is not None else {}
         try:
             caption, facts = describe(path, row)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             faults.add(name, str(error))
             continue
         yield Recording(path, name, (caption,), Metadata(**facts))
@@ -87,27 +88,27 @@ def describe(path: Path, row: Row | None) -> tuple[str, Row]:
     """
     json_file, text_file = path.with_suffix(".json"), path.with_suffix(".txt")
     given = read_sidecar(json_file) if json_file.is_file() else {}
-    first_line = _first_line(text_file) if text_file.is_file() else None
+    first_line = _first_line(text_file) if text_file.is_file() else ""
     caption = caption_of(given) or first_line or caption_of(row or {})
     if not caption and row is None:
         raise ValueError(f"no caption (no row in {TABLE})")
     if not caption and row:
         raise ValueError(f"no caption (its row in {TABLE} has none)")
     title, facts = embedded_facts(path)
-    caption = caption or title or _words(path.stem)
+    caption = caption or (title or _words(text_of(Path(path.stem))))[:LONGEST_LINE]
     bpm = re.search(r"(\d{2,3}(?:\.\d+)?) ?bpm", caption, re.I)
     facts |= {"tempo": float(bpm[1])} if bpm else {}
-    return caption[:LONGEST_CAPTION], facts | facts_of(row or {}) | facts_of(given)
+    return caption, facts | facts_of(row or {}) | facts_of(given)
 
 
-def _first_line(sidecar: Path) -> str | None:
+def _first_line(sidecar: Path) -> str:
     lines = map(clean, sidecar.read_text(encoding="utf-8", errors="replace").splitlines())
-    return next(filter(None, lines), None)
+    return next(filter(None, lines), "")[:LONGEST_LINE]
 
 
 def _words(stem: str) -> str:
-    words = re.sub(r"[\W_]+", " ", stem).strip()
-    return re.sub(r"^[\d ]+(?=\D)", "", words) or text_of(Path(stem))
+    words = re.sub(r"[^\w\N{REPLACEMENT CHARACTER}]+|_+", " ", stem).strip()
+    return re.sub(r"^[\d ]+(?=\D)", "", words) or stem
 
 
 def clean(line: str) -> str:

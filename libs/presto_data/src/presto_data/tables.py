@@ -13,7 +13,6 @@ from typing import Any
 from presto_data.clips import Metadata
 from presto_data.faults import Faults
 
-LONGEST_CAPTION = 300
 LISTS = ("instruments", "tags")
 Row = dict[str, Any]
 
@@ -88,7 +87,7 @@ def caption_of(row: Row) -> str | None:
         return None
     if not isinstance(caption, str) or not caption.strip():
         raise ValueError("caption must be text")
-    return " ".join(caption.split())[:LONGEST_CAPTION]
+    return " ".join(caption.split())
 
 
 def facts_of(row: Row) -> Row:

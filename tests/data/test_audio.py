@@ -110,6 +110,25 @@ def test_a_shortened_file_is_named(tmp_path, name):
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
+def test_an_mp3_that_does_not_state_its_length(tmp_path):
+    """Constant bit rate tells it all the same; else libsndfile would read 1.4 s of the 4."""
+    import av
+
+    with av.open(str(tmp_path / "a.mp3"), "w", options={"write_xing": "0"}) as container:
+        stream = container.add_stream("mp3", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(chord(4)[None], "fltp", "mono")
+        frame.sample_rate = RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert audio_info(tmp_path / "a.mp3").seconds == pytest.approx(4, abs=0.1)
+
+    body = write(tmp_path / "b.mp3", chord(4)).read_bytes()
+    second_frame = body.index(body[:2], 4)
+    (tmp_path / "b.mp3").write_bytes(body[second_frame:])
+    with pytest.raises(ValueError, match="length unknown"):
+        audio_info(tmp_path / "b.mp3")
+
+
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
 def test_a_stream_whose_writer_could_not_go_back_is_whole(tmp_path, size):
     path = write(tmp_path / "a.wav", chord(1))

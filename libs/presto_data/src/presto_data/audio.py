@@ -42,6 +42,8 @@ def audio_info(path: str | Path) -> AudioInfo:
     else:
         with _opened(path) as file:
             info = AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+            if file.format == "MP3":
+                check_mp3_length(path, info.seconds)
     if not info.seconds:
         raise ValueError(f"{path}: empty, 0 samples")
     return info
@@ -141,6 +143,21 @@ def check_whole(path: Path) -> None:
         flags = tail[tail.rfind(b"OggS") :][5:6]
         if not flags or not flags[0] & 4:
             raise ValueError(f"{path}: truncated, no last page")
+
+
+def check_mp3_length(path: str | Path, seconds: float) -> None:
+    """Raise ValueError for an MP3 of variable bit rate whose header does not state its length.
+
+    libsndfile then guesses from the first frame, and reads no further. tinytag looks at more.
+    """
+    from tinytag import TinyTag, TinyTagException
+
+    try:
+        other = TinyTag.get(path, tags=False).duration
+    except TinyTagException:
+        return
+    if other and abs(other - seconds) > 0.05 * other:
+        raise ValueError(f"{path}: length unknown, the MP3 header has none; write the file anew")
 
 
 def resampled(

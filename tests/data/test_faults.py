@@ -111,6 +111,12 @@ def test_strict_stops_at_the_first(folder):
     assert error.value.problem.name == min(FAULTS)
 
 
+def test_strict_names_the_clip(tmp_path):
+    write(tmp_path / "partly.wav", np.concatenate([tone(), np.zeros(2 * RATE)]))
+    with pytest.raises(ClipError, match=r"^partly\.wav@2: silent$"):
+        folder_corpus(tmp_path, seconds=2.0, strict=True)
+
+
 def test_without_a_check_headers_speak_first_and_clips_later(folder):
     with pytest.warns(UserWarning):
         corpus = folder_corpus(folder, seconds=2.0, sample_rate=RATE, check=False)

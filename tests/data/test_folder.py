@@ -182,7 +182,7 @@ def test_one_table_describes_the_folder(tmp_path):
     assert corpus[2].metadata == Metadata(instruments=("drums", "bass"))
     assert corpus.problems == [
         ("d.wav", "no caption (no row in captions.csv)"),
-        ("gone.wav", "no such file (named in captions.csv)"),
+        ("gone.wav", "no such audio file (named in captions.csv)"),
     ]
 
 

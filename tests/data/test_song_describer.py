@@ -46,7 +46,7 @@ def clips_of(root, **options):
 
 
 def test_whole_chunks_with_captions_in_turn(root):
-    with pytest.warns(UserWarning, match=r"1 shorter than a clip; first 973498: .*, 31 s"):
+    with pytest.warns(UserWarning, match=r"1 shorter than a clip; first track 973498: .*, 31 s"):
         clips = clips_of(root, subset="all")
     assert [(clip.id, clip.caption) for clip in clips] == [
         ("1004048@0", "A first caption, with a comma"),
@@ -106,7 +106,7 @@ def test_what_is_missing_is_named(root, tmp_path):
     assert corpus.problems == [
         ("song_describer.csv row 3", "duplicate id (caption 1)"),
         ("song_describer.csv row 4", "no caption"),
-        ("77", "no such file"),
+        ("track 77", "no such file"),
     ]
     with pytest.raises(ClipError, match="row 3: duplicate"):
         song_describer(tmp_path, **options, strict=True)

@@ -87,12 +87,13 @@ def test_a_tempo_that_is_none_is_unknown(tmp_path, text):
 
 def test_a_sidecar_has_the_last_word(tmp_path):
     for name in ("a.flac", "b.flac"):
-        tagged(tmp_path / name, title="Title", genre="Rock", bpm="100")
-    (tmp_path / "b.json").write_text(json.dumps({"caption": "own words", "genre": "ska"}))
+        tagged(tmp_path / name, title="Title", genre="Rock", bpm="100", key="Am")
+    facts = {"caption": "own words", "genre": "ska", "key": "D"}
+    (tmp_path / "b.json").write_text(json.dumps(facts))
     clips = list(folder_corpus(tmp_path, seconds=1.0))
     assert [clip.caption for clip in clips] == ["Title", "own words"]
-    assert clips[0].metadata == Metadata(tempo=100.0, genre="Rock")
-    assert clips[1].metadata == Metadata(tempo=100.0, genre="ska")
+    assert clips[0].metadata == Metadata(tempo=100.0, key="A", mode="minor", genre="Rock")
+    assert clips[1].metadata == Metadata(tempo=100.0, key="D", genre="ska")
 
 
 def test_a_file_without_tags_knows_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from presto_data.mp4 import MP4_FORMATS, is_mp4, mp4_info, read_mp4
-
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", *MP4_FORMATS)
+FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64")
+FORMATS += (".m4a", ".mp4", ".aac")  # by PyAV
+ADTS = (b"\xf0", b"\xf1", b"\xf8", b"\xf9")  # second bytes of its sync word
 MP3_PRE_ROLL = 16 * 1152  # samples: a frame draws on up to 511 bytes of the frames before it
 UNKNOWN_SIZE = 0x7FFF0000  # and above: what writers that cannot go back put for a size
 
@@ -38,12 +39,12 @@ def audio_info(path: str | Path) -> AudioInfo:
     """
     check_whole(Path(path))
     if is_mp4(path):
-        info = AudioInfo(*mp4_info(path))
+        from presto_data.mp4 import mp4_info
+
+        info = mp4_info(path)
     else:
         with _opened(path) as file:
             info = AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
-            if file.format == "MP3":
-                check_mp3_length(path, info.seconds)
     if not info.seconds:
         raise ValueError(f"{path}: empty, 0 samples")
     return info
@@ -73,6 +74,8 @@ def read_section(
         raise ValueError(f"{path}: start is {start}; it must not be negative")
     check_whole(Path(path))
     if is_mp4(path):
+        from presto_data.mp4 import read_mp4
+
         audio, rate = read_mp4(path, start=start, seconds=seconds)
     else:
         audio, rate = _read_soundfile(path, start, seconds)
@@ -86,12 +89,7 @@ def _read_soundfile(
 ) -> tuple[Float[Tensor, "ch s"], int]:
     with _opened(path) as file:
         rate = file.samplerate
-        first = first_sample(start, rate)
-        wanted = file.frames - first
-        if seconds is not None:
-            wanted = min(wanted, -int(-seconds * rate // 1))
-        if wanted <= 0:
-            raise ValueError(f"{path}: empty, {file.frames} samples")
+        first, wanted = sample_span(path, start, seconds, file.frames, rate)
         # In one read: soundfile seeks after each, and a seek forgets MP3's bit reservoir.
         before = min(first, MP3_PRE_ROLL) if file.format == "MP3" else 0
         file.seek(first - before)
@@ -108,14 +106,34 @@ def _opened(path: str | Path) -> Iterator[SoundFile]:
 
     try:
         with soundfile.SoundFile(path) as file:
+            if file.format == "MP3":
+                check_mp3_length(path, file.frames / file.samplerate)
             yield file
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: unreadable ({' '.join(error.error_string.split())})") from None
 
 
-def first_sample(start: float, rate: int) -> int:
-    """The sample that plays at `start` seconds; one that decimals put just after it counts."""
-    return int(start * rate + 1e-6)
+def sample_span(
+    path: str | Path, start: float, seconds: float | None, total: int, rate: int
+) -> tuple[int, int]:
+    """Return a section's first sample and its length, at most to the end; ValueError if empty.
+
+    A sample that decimals put just after `start` is in it.
+    """
+    first = int(start * rate + 1e-6)
+    wanted = total - first
+    if seconds is not None:
+        wanted = min(wanted, math.ceil(seconds * rate))
+    if wanted <= 0:
+        raise ValueError(f"{path}: empty, {max(0, wanted)} of {total} samples")
+    return first, wanted
+
+
+def is_mp4(path: str | Path) -> bool:
+    """Whether a file begins as MP4 (a ftyp box) or bare AAC (an ADTS sync word, layer 0) does."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    return head[4:] == b"ftyp" or (head[:1] == b"\xff" and head[1:2] in ADTS)
 
 
 def check_whole(path: Path) -> None:
@@ -148,7 +166,8 @@ def check_whole(path: Path) -> None:
 def check_mp3_length(path: str | Path, seconds: float) -> None:
     """Raise ValueError for an MP3 of variable bit rate whose header does not state its length.
 
-    libsndfile then guesses from the first frame, and reads no further. tinytag looks at more.
+    libsndfile then guesses from the first frame, and reads no further. tinytag looks at more, but
+    counts what the encoder added at both ends, some tenths of a second at low rates.
     """
     from tinytag import TinyTag, TinyTagException
 
@@ -156,7 +175,7 @@ def check_mp3_length(path: str | Path, seconds: float) -> None:
         other = TinyTag.get(path, tags=False).duration
     except TinyTagException:
         return
-    if other and abs(other - seconds) > 0.05 * other:
+    if other and abs(other - seconds) > 0.05 * other + 0.5:
         raise ValueError(f"{path}: length unknown, the MP3 header has none; write the file anew")
 
 

@@ -119,15 +119,22 @@ class FileCorpus(Corpus):
         ids: set[str] = set()
         for recording in recordings:
             try:
-                excerpts = self._list(recording, ids)
+                excerpts = self._cut(recording, ids)
+                reasons = [self._fault(excerpt) if reading.check else None for excerpt in excerpts]
+                if all(reasons):
+                    raise ValueError(reasons[0])
             except ValueError as error:
                 reason = str(error).removeprefix(f"{recording.path}: ")
                 faults.add(recording.label or recording.name, reason)
                 continue
-            ids.update(excerpt.id for excerpt in excerpts)
-            self.excerpts += excerpts
+            for excerpt, reason in zip(excerpts, reasons, strict=True):
+                if reason:
+                    faults.add(excerpt.id, reason)
+                else:
+                    self.excerpts.append(excerpt)
+                    ids.add(excerpt.id)
 
-    def _list(self, recording: Recording, ids: set[str]) -> list[Excerpt]:
+    def _cut(self, recording: Recording, ids: set[str]) -> list[Excerpt]:
         """Return a recording's excerpts; raises ValueError when all of it is to be left out."""
         if damaged := unreadable_text(" ".join(recording.captions), recording.metadata):
             raise ValueError(f"text or tags not UTF-8 ({damaged[:60]!r})")
@@ -145,17 +152,10 @@ class FileCorpus(Corpus):
         ]
         if taken := [excerpt.id for excerpt in excerpts if excerpt.id in ids]:
             raise ValueError(f"duplicate id ({taken[0]})")
-        return self._sound(excerpts) if self.reading.check else excerpts
+        return excerpts
 
-    def _sound(self, excerpts: list[Excerpt]) -> list[Excerpt]:
-        """Decode a recording, clip by clip, and return the clips without an audible fault."""
-        reasons = [audible_fault(self._section(excerpt)[0]) for excerpt in excerpts]
-        if all(reasons):
-            raise ValueError(reasons[0])
-        for excerpt, reason in zip(excerpts, reasons, strict=True):
-            if reason:
-                self.problems.add(excerpt.id, reason)
-        return [e for e, reason in zip(excerpts, reasons, strict=True) if not reason]
+    def _fault(self, excerpt: Excerpt) -> str | None:
+        return audible_fault(self._section(excerpt)[0])
 
     def _section(self, excerpt: Excerpt) -> tuple[Float[Tensor, "ch s"], int]:
         seconds = excerpt.end - excerpt.start
@@ -170,7 +170,7 @@ class FileCorpus(Corpus):
 
         As a digest, for there may be millions; not the files' bytes, which would have to be read.
         """
-        stats = {e.recording.path: e.recording.path.stat() for e in self.excerpts}
+        stats = {path: path.stat() for path in {e.recording.path for e in self.excerpts}}
         digest = sha256()
         for e in self.excerpts:
             size, time = stats[e.recording.path].st_size, stats[e.recording.path].st_mtime_ns

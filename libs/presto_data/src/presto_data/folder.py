@@ -63,7 +63,7 @@ def _recordings(root: Path, faults: Faults) -> Iterator[Recording]:
             continue
         yield Recording(path, name, (caption,), Metadata(**facts))
     for name in table or ():
-        faults.add(name, f"no such file (named in {TABLE})")
+        faults.add(name, f"no such audio file (named in {TABLE})")
 
 
 def _read_table(path: Path, faults: Faults) -> dict[str, Row]:
@@ -98,7 +98,11 @@ def describe(path: Path, row: Row | None) -> tuple[str, Row]:
     caption = caption or (title or _words(text_of(Path(path.stem))))[:LONGEST_LINE]
     bpm = re.search(r"(\d{2,3}(?:\.\d+)?) ?bpm", caption, re.I)
     facts |= {"tempo": float(bpm[1])} if bpm else {}
-    return caption, facts | facts_of(row or {}) | facts_of(given)
+    for source in (facts_of(row or {}), facts_of(given)):
+        if "key" in source:
+            facts.pop("mode", None)  # it was the other key's
+        facts |= source
+    return caption, facts
 
 
 def _first_line(sidecar: Path) -> str:

@@ -11,19 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-MP4_FORMATS = (".m4a", ".mp4", ".aac")
+from presto_data.audio import AudioInfo, sample_span
+
 PRE_ROLL = 0.2  # seconds decoded before a section: an AAC frame overlaps the one before it
 
 
-def is_mp4(path: str | Path) -> bool:
-    """Whether a file begins as MP4 (a ftyp box) or bare AAC (an ADTS sync word, layer 0) does."""
-    with open(path, "rb") as file:
-        head = file.read(8)
-    return head[4:] == b"ftyp" or (head[:1] == b"\xff" and head[1:2] in (b"\xf0", b"\xf1", b"\xf9"))
-
-
-def mp4_info(path: str | Path) -> tuple[float, int, int]:
-    """Return seconds, rate and channels; raises ValueError when unreadable or without audio.
+def mp4_info(path: str | Path) -> AudioInfo:
+    """Return length, rate and channels; raises ValueError when unreadable or without audio.
 
     Bare AAC states no length: its packets are counted, not decoded.
     """
@@ -33,7 +27,8 @@ def mp4_info(path: str | Path) -> tuple[float, int, int]:
             duration = stream.duration
         else:
             duration = sum(packet.duration or 0 for packet in container.demux(stream))
-        return float((duration or 0) * stream.time_base), codec.sample_rate, codec.channels
+        seconds = float((duration or 0) * stream.time_base)
+        return AudioInfo(seconds, codec.sample_rate, codec.channels)
 
 
 def read_mp4(
@@ -41,16 +36,13 @@ def read_mp4(
 ) -> tuple[Float[Tensor, "ch s"], int]:
     """Return a section of the audio (ch, s), all of it without `seconds`, and its rate.
 
-    MP4 is entered at the packet before `start`; bare AAC is decoded up to it, keeping nothing.
+    MP4 is entered a little before `start`; bare AAC is decoded up to it, keeping nothing. Where
+    AAC substitutes noise, a section has other noise than the same part of the whole.
     Raises ValueError when unreadable, empty or truncated.
     """
-    total, rate, _ = mp4_info(path)
-    first = int(start * rate + 1e-6)
-    wanted = round(total * rate) - first
-    if seconds is not None:
-        wanted = min(wanted, -int(-seconds * rate // 1))
-    if wanted <= 0:
-        raise ValueError(f"{path}: empty, {round(total * rate)} samples")
+    info = mp4_info(path)
+    rate = info.sample_rate
+    first, wanted = sample_span(path, start, seconds, round(info.seconds * rate), rate)
     parts, found, position = [], 0, 0
     with _opened(path) as (container, stream):
         import av

@@ -101,7 +101,7 @@ def _check_row(row: Row, seen: set[str]) -> tuple[str, str]:
 def _recordings(tracks: dict[str, Track], audio: Path) -> Iterator[Recording]:
     for name, track in tracks.items():
         path = (audio / track.path).with_suffix(".2min.mp3")
-        yield Recording(path, name, tuple(track.captions), Metadata())
+        yield Recording(path, name, tuple(track.captions), Metadata(), label=f"track {name}")
 
 
 def _read_ids(ids: TrackIds) -> list[str]:

@@ -20,8 +20,9 @@ Row = dict[str, Any]
 def read_rows(path: Path, faults: Faults) -> Iterator[tuple[int, Row]]:
     """Yield (number, row) of a .csv, .jsonl or .parquet table, without its blank cells.
 
-    The number is what an editor shows: a CSV's header is row 1. Text that is not UTF-8 keeps a
-    mark where a byte could not be read, see `unreadable_text`; lines that are no row are faults.
+    The number is what a spreadsheet or editor shows: a CSV's header is row 1. Text that is not
+    UTF-8 keeps a mark where a byte could not be read, see `unreadable_text`; lines that are no row
+    are faults.
     Raises ValueError for a table that is missing, of another kind or unreadable.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
@@ -93,14 +94,15 @@ def caption_of(row: Row) -> str | None:
 def facts_of(row: Row) -> Row:
     """Return what a row knows of Metadata's fields, in their types; ValueError for a bad value.
 
-    Lists (instruments, tags) may be lists, or text: JSON, or names with ; or , between them.
+    Lists (instruments, tags) may be lists, or text: JSON, or names with ; or , between them. A
+    tempo of 0 is unknown.
     """
     known = {field.name for field in fields(Metadata)}
     facts = {name: value for name, value in row.items() if name in known and value}
     if "tempo" in facts:
-        facts["tempo"] = number_of(row, "tempo")
-        if facts["tempo"] <= 0:
-            raise ValueError(f"bad number (tempo {facts['tempo']:g} is not positive)")
+        facts["tempo"] = number_of(row, "tempo") or None
+        if (facts["tempo"] or 0) < 0:
+            raise ValueError(f"bad number (tempo is {row['tempo']!r})")
     for name in facts.keys() - {"tempo"}:
         facts[name] = names_of(row, name) if name in LISTS else str(facts[name]).strip()
     return facts

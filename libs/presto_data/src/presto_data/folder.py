@@ -31,7 +31,7 @@ def folder_corpus(
 ) -> FileCorpus:
     """Return the audio files under `path` as clips of `seconds` at `sample_rate`.
 
-    `last` and `check` are explained at `Reading`. A caption comes from the first of: NAME.json
+    `last` and `check` are explained at `corpora.Reading`. A caption comes from the first of: NAME.json
     (caption and any field of Metadata), the first line of NAME.txt, the file's row in a
     `captions.csv` in `path` (columns file, caption and any field of Metadata), the title among the
     file's tags, its name. Facts are joined from all of these, in the same order.

@@ -31,10 +31,10 @@ def folder_corpus(
 ) -> FileCorpus:
     """Return the audio files under `path` as clips of `seconds` at `sample_rate`.
 
-    `last` and `check` are explained at `corpora.Reading`. A caption comes from the first of: NAME.json
-    (caption and any field of Metadata), the first line of NAME.txt, the file's row in a
+    `last` and `check` are explained at `corpora.Reading`. A caption comes from the first of:
+    NAME.json (caption and any field of Metadata), the first line of NAME.txt, the file's row in a
     `captions.csv` in `path` (columns file, caption and any field of Metadata), the title among the
-    file's tags, its name. Facts are joined from all of these, in the same order.
+    file's tags, its name. Facts are joined from all of these; the earlier source has the last word.
 
     What cannot be used is left out and listed in `.problems` (and counted in one warning): files
     that are unreadable, truncated, empty or not finite; silent and clipped ones; words or tags that

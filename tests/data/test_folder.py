@@ -17,9 +17,9 @@ def tone(seconds, rate, channels=1, hertz=440.0):
     return np.repeat(wave[:, None], channels, axis=1).astype(np.float32)
 
 
-def write(path, seconds=2.0, rate=RATE, channels=1, **options):
+def write(path, seconds=2.0, rate=RATE, channels=1, hertz=440.0, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, tone(seconds, rate, channels), rate, **options)
+    soundfile.write(path, tone(seconds, rate, channels, hertz), rate, **options)
     return path
 
 
@@ -84,10 +84,10 @@ def test_bad_files_are_left_out_and_named(tmp_path):
     broken[100] = np.nan
     soundfile.write(tmp_path / "nan.wav", broken, RATE, subtype="FLOAT")
     (tmp_path / "notes.md").write_text("ignored")
-    with pytest.warns(UserWarning, match=r"7 files left out: .*silent\.wav: silent"):
+    with pytest.warns(UserWarning, match=r"7 left out: 4 unreadable, .*1 silent.*cut\.flac: unr"):
         corpus = folder_corpus(tmp_path, seconds=1.0)
     assert {clip.id.split("@")[0] for clip in corpus} == {"good.wav"}
-    reasons = {path.name: reason for path, reason in corpus.problems}
+    reasons = dict(corpus.problems)
     assert set(reasons) == {
         "cut.flac",
         "zero bytes.wav",
@@ -116,6 +116,24 @@ def test_nothing_usable_is_an_error_in_one_line(tmp_path):
         folder_corpus(tmp_path, seconds=0)
 
 
+def test_last_says_what_becomes_of_the_rest(tmp_path):
+    ramp = np.linspace(0.1, 0.9, 10 * 1000, dtype=np.float32)
+    soundfile.write(tmp_path / "ramp.wav", ramp, 1000, subtype="FLOAT")
+    soundfile.write(tmp_path / "short.wav", ramp[:1000], 1000, subtype="FLOAT")
+    with pytest.warns(UserWarning, match="1 shorter than a clip"):
+        dropped = folder_corpus(tmp_path, seconds=4.0, sample_rate=1000, last="drop")
+    assert [clip.id for clip in dropped] == ["ramp.wav@0", "ramp.wav@4"]
+    assert dropped.problems == [("short.wav", "shorter than a clip, 1 s")]
+    padded = folder_corpus(tmp_path, seconds=4.0, sample_rate=1000, last="pad")
+    assert [clip.id for clip in padded] == ["ramp.wav@0", "ramp.wav@4", "ramp.wav@8", "short.wav@0"]
+    rest = padded[2].audio[0]
+    assert torch.equal(rest[:2000], torch.from_numpy(ramp[8000:])) and not rest[2000:].any()
+    assert [(clip.start, clip.total) for clip in padded] == [(0, 10), (4, 10), (8, 10), (0, 1)]
+    assert len({str(c.key) for c in (dropped, padded)}) == 2
+    with pytest.raises(ValueError, match="last is 'fold'"):
+        folder_corpus(tmp_path, last="fold")
+
+
 def test_captions_from_sidecars_and_names(tmp_path):
     write(tmp_path / "442789__lena-orsa__happy_ragtime.wav")
     write(tmp_path / "🎹.wav")
@@ -139,5 +157,42 @@ def test_captions_from_sidecars_and_names(tmp_path):
 def test_a_broken_sidecar_is_a_problem_not_a_guess(tmp_path, text):
     write(tmp_path / "a.wav")
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match=r"a\.json: (not a sidecar|no caption)"):
+    with pytest.raises(ValueError, match=r"(not a sidecar|no caption) \(a\.json"):
         folder_corpus(tmp_path, strict=True)
+
+
+def test_one_table_describes_the_folder(tmp_path):
+    for name in ("a.wav", "sub/b.wav", "c.wav", "d.wav"):
+        write(tmp_path / name)
+    (tmp_path / "c.txt").write_text("its own words")
+    (tmp_path / "captions.csv").write_text(
+        "file,caption,tempo,instruments,unknown\n"
+        "a.wav,slow  waltz,90,piano;flute,x\n"
+        'sub/b.wav,"fast, loud",,"drums, bass",\n'
+        "gone.wav,where is it,,,\n"
+    )
+    with pytest.warns(UserWarning, match="2 left out"):
+        corpus = folder_corpus(tmp_path, seconds=2.0)
+    assert {clip.id: clip.caption for clip in corpus} == {
+        "a.wav@0": "slow waltz",
+        "sub/b.wav@0": "fast, loud",
+        "c.wav@0": "its own words",
+    }
+    assert corpus[0].metadata == Metadata(tempo=90.0, instruments=("piano", "flute"))
+    assert corpus[2].metadata == Metadata(instruments=("drums", "bass"))
+    assert corpus.problems == [
+        ("d.wav", "no caption (no row in captions.csv)"),
+        ("gone.wav", "no such audio file (named in captions.csv)"),
+    ]
+
+
+def test_the_key_names_what_the_clips_depend_on(tmp_path):
+    path = write(tmp_path / "a.wav")
+    keys = [folder_corpus(tmp_path, seconds=1.0).key, folder_corpus(tmp_path, seconds=2.0).key]
+    keys.append(folder_corpus(tmp_path, seconds=1.0, sample_rate=8000).key)
+    (tmp_path / "a.txt").write_text("a caption")
+    keys.append(folder_corpus(tmp_path, seconds=1.0).key)
+    write(path, hertz=880.0)
+    keys.append(folder_corpus(tmp_path, seconds=1.0).key)
+    assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
+    assert folder_corpus(tmp_path, seconds=1.0, check=False).key == keys[-1]

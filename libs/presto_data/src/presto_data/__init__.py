@@ -1,10 +1,14 @@
 """Captioned music for generative audio: a rendered corpus, folders of recordings, latent caches."""
 
-from presto_data.audio import load_audio
+from presto_data.audio import audio_info, load_audio
 from presto_data.batches import Batch, batches
 from presto_data.clips import Clip, ClipError, Corpus, Metadata, Problem
-from presto_data.corpora import folder_corpus
+from presto_data.corpora import FileCorpus
+from presto_data.faults import report
+from presto_data.folder import folder_corpus
 from presto_data.latents import LatentSet, encode_corpus
+from presto_data.manifest import manifest_corpus
+from presto_data.song_describer import song_describer
 from presto_data.songs import Song, compose
 from presto_data.synthetic import render, synthetic_corpus
 
@@ -13,15 +17,20 @@ __all__ = [
     "Clip",
     "ClipError",
     "Corpus",
+    "FileCorpus",
     "LatentSet",
     "Metadata",
     "Problem",
     "Song",
+    "audio_info",
     "batches",
     "compose",
     "encode_corpus",
     "folder_corpus",
     "load_audio",
+    "manifest_corpus",
     "render",
+    "report",
+    "song_describer",
     "synthetic_corpus",
 ]

@@ -1,159 +1,220 @@
-"""A folder of one's own recordings as a captioned corpus."""
+"""Recordings in files as a corpus of clips; `folder_corpus` and its kin say which and what of."""
 
 from __future__ import annotations
 
 import json
-import re
+import math
+import os
 import warnings
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from presto_data.audio import FORMATS, load_audio
-from presto_data.clips import Clip, Corpus, Metadata
+from presto_data.audio import at_most_stereo, audio_info, read_section, resampled
+from presto_data.clips import Clip, ClipError, Corpus, Metadata
+from presto_data.faults import Faults, audible_fault, report
+from presto_data.tables import unreadable_text
 
-SILENCE = 1e-4  # peak, -80 dB
-LONGEST_CAPTION = 300
-CREDITS = re.compile(r"\s*(\(c\)|©|copyright|(is )?licen[cs]ed|is in the public domain).*", re.I)
+Last = Literal["align", "drop", "pad"]
+DECIMALS = 0.01  # seconds by which a stated end may be rounded up
+ROUNDING = 1e-6  # of a clip: what decimals and sample counts may differ by
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """Where one clip lies: a file, where in it (seconds) and what is known about it."""
+class Reading:
+    """How recordings become clips of `seconds` at `sample_rate`.
+
+    `last` is what becomes of the rest that fills no clip: "align" moves the last clip back to the
+    end, if at least half of it is new, else drops the rest, and repeats a recording that is
+    shorter than one clip until it fills it; "drop" leaves the rest out; "pad" adds silence.
+    `check` decodes every clip once when the corpus is listed, so that every fault is known before
+    any work; without it only headers are read, and other faults are raised clip by clip.
+    """
+
+    seconds: float
+    sample_rate: int
+    last: Last
+    check: bool
+
+    def __post_init__(self):
+        if not self.seconds > 0 or self.sample_rate < 1:
+            raise ValueError(
+                f"seconds {self.seconds} and sample_rate {self.sample_rate} must be positive"
+            )
+        if self.last not in get_args(Last):
+            raise ValueError(f"last is {self.last!r}; it must be one of {get_args(Last)}")
+
+    def cut(self, start: float, end: float) -> list[tuple[float, float]]:
+        """Return where the clips of a recording begin and end, in seconds."""
+        count = (end - start) / self.seconds
+        if self.last == "align":
+            latest = max(start, end - self.seconds)
+            starts = [min(start + i * self.seconds, latest) for i in range(max(1, round(count)))]
+        elif self.last == "drop":
+            starts = [start + i * self.seconds for i in range(math.floor(count + ROUNDING))]
+        else:
+            starts = [start + i * self.seconds for i in range(math.ceil(count - ROUNDING))]
+        return [(at, min(at + self.seconds, end)) for at in starts]
+
+    def fill(self, audio: Float[Tensor, "ch s"]) -> Float[Tensor, "ch clip"]:
+        """Bring audio to the length of a clip: cut, repeated or followed by silence."""
+        length = round(self.seconds * self.sample_rate)
+        missing = length - audio.shape[1]
+        if missing > 0 and self.last == "pad":
+            audio = torch.nn.functional.pad(audio, (0, missing))
+        elif missing > 0:
+            audio = audio.repeat(1, -(-length // audio.shape[1]))
+        return audio[:, :length].contiguous()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file (or its part from `start` to `end` seconds), its captions and what is known of it.
+
+    `name` is its place in the corpus and the stem of its clips' ids; `label` names it among the
+    problems, if that should be more. With several captions the clips take them in turn.
+    """
 
     path: Path
-    start: float
-    caption: str
+    name: str
+    captions: tuple[str, ...]
     metadata: Metadata
+    start: float = 0.0
+    end: float | None = None
+    label: str = ""
 
 
-class FolderCorpus(Corpus):
-    """Excerpts of the audio files under a folder; `problems`: (path, reason) of those left out."""
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """Where one clip lies in a recording: from `start` to `end` of `total` seconds."""
 
-    def __init__(self, root: Path, *, seconds: float, sample_rate: int, strict: bool):
-        self.root, self.seconds, self.sample_rate = root, seconds, sample_rate
+    recording: Recording
+    start: float
+    end: float
+    total: float
+    caption: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.recording.name}@{self.start:g}"
+
+
+class FileCorpus(Corpus):
+    """Clips cut from recordings; `problems` names what was left out, and why, each once.
+
+    A recording that cannot be read to its end is left out as a whole, a silent or clipped clip
+    alone.
+    """
+
+    def __init__(self, recordings: Iterable[Recording], reading: Reading, faults: Faults):
+        self.reading, self.problems = reading, faults
         self.excerpts: list[Excerpt] = []
-        self.problems: list[tuple[Path, str]] = []
-        unreadable = (".m4a", ".aac", ".wma")  # looked at all the same, so that they are reported
-        paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in FORMATS + unreadable)
-        for path in paths:
+        ids: set[str] = set()
+        for recording in recordings:
             try:
-                self.excerpts += self._scan(path)
+                excerpts = self._cut(recording, ids)
+                reasons = [self._fault(excerpt) if reading.check else None for excerpt in excerpts]
+                if all(reasons):
+                    raise ValueError(reasons[0])
             except ValueError as error:
-                if strict:
-                    raise
-                self.problems.append((path, str(error).removeprefix(f"{path}: ")))
+                reason = str(error).removeprefix(f"{recording.path}: ")
+                faults.add(recording.label or recording.name, reason)
+                continue
+            for excerpt, reason in zip(excerpts, reasons, strict=True):
+                if reason:
+                    faults.add(excerpt.id, reason)
+                else:
+                    self.excerpts.append(excerpt)
+                    ids.add(excerpt.id)
 
-    def _scan(self, path: Path) -> list[Excerpt]:
-        """Read a file once, from end to end, and return the excerpts that are not silent."""
-        import soundfile
+    def _cut(self, recording: Recording, ids: set[str]) -> list[Excerpt]:
+        """Return a recording's excerpts; raises ValueError when all of it is to be left out."""
+        if damaged := unreadable_text(" ".join(recording.captions), recording.metadata):
+            raise ValueError(f"text or tags not UTF-8 ({damaged[:60]!r})")
+        total = audio_info(recording.path).seconds
+        start, end = recording.start, total if recording.end is None else recording.end
+        if not 0 <= start < end <= total + DECIMALS:
+            raise ValueError(f"bad number (from {start:g} to {end:g} s of {total:g} s)")
+        spans = self.reading.cut(start, min(end, total))
+        if not spans:
+            raise ValueError(f"shorter than a clip, {end - start:g} s")
+        captions = islice(cycle(recording.captions), len(spans))
+        excerpts = [
+            Excerpt(recording, *span, total, caption)
+            for span, caption in zip(spans, captions, strict=True)
+        ]
+        if taken := [excerpt.id for excerpt in excerpts if excerpt.id in ids]:
+            raise ValueError(f"duplicate id ({taken[0]})")
+        return excerpts
 
-        text, metadata = describe(path)
-        load_audio(path, seconds=0.01)  # the same errors in the same words
-        total = soundfile.info(path).duration
-        count = max(1, round(total / self.seconds))
-        starts = [min(i * self.seconds, max(0.0, total - self.seconds)) for i in range(count)]
-        heard = [s for s in starts if self._read(path, s).abs().max() > SILENCE]
-        if not heard:
-            raise ValueError(f"{path}: silent")
-        return [Excerpt(path, start, text, metadata) for start in heard]
+    def _fault(self, excerpt: Excerpt) -> str | None:
+        return audible_fault(self._section(excerpt)[0])
 
-    def _read(self, path: Path, start: float) -> Float[Tensor, "ch s"]:
-        audio = load_audio(path, sample_rate=self.sample_rate, start=start, seconds=self.seconds)
-        length = round(self.seconds * self.sample_rate)
-        if audio.shape[1] < length:
-            audio = audio.repeat(1, -(-length // audio.shape[1]))
-        if len(audio) > 2:  # surround: the front pair, with the rest in the middle
-            audio = (audio[:2] + audio[2:].mean(0)) / 2
-        return audio[:, :length].contiguous()
+    def _section(self, excerpt: Excerpt) -> tuple[Float[Tensor, "ch s"], int]:
+        seconds = excerpt.end - excerpt.start
+        return read_section(excerpt.recording.path, start=excerpt.start, seconds=seconds)
 
     def __len__(self) -> int:
         return len(self.excerpts)
 
     @property
     def key(self) -> dict:
-        """Names, captions, sizes and times of the files; not their bytes, which may be many."""
-        files = {e.path: e.path.stat() for e in self.excerpts}
-        rows = [
-            (f"{e.path.relative_to(self.root)}", files[e.path].st_size, files[e.path].st_mtime_ns,
-             e.start, e.caption, astuple(e.metadata))
-            for e in self.excerpts
-        ]  # fmt: skip
-        return {"folder": rows, "seconds": self.seconds, "sample_rate": self.sample_rate}
+        """Names, sizes and times of the files, what is cut from them and what is said of it.
+
+        As a digest, for there may be millions; not the files' bytes, which would have to be read.
+        """
+        stats = {path: path.stat() for path in {e.recording.path for e in self.excerpts}}
+        digest = sha256()
+        for e in self.excerpts:
+            size, time = stats[e.recording.path].st_size, stats[e.recording.path].st_mtime_ns
+            row = (e.id, size, time, e.start, e.end, e.caption, asdict(e.recording.metadata))
+            digest.update(json.dumps(row).encode())
+        reading = {"seconds": self.reading.seconds, "sample_rate": self.reading.sample_rate}
+        last = self.reading.last
+        return {"clips": len(self), "files": digest.hexdigest(), **reading, "last": last}
 
     def make(self, index: int) -> Clip:
-        where = self.excerpts[index]
-        name = f"{where.path.relative_to(self.root).as_posix()}@{where.start:g}"
-        audio = self._read(where.path, where.start)
-        return Clip(audio, self.sample_rate, where.caption, where.metadata, name)
+        excerpt = self.excerpts[index]
+        path = excerpt.recording.path
+        try:
+            stored, rate = self._section(excerpt)
+            if reason := audible_fault(stored):
+                raise ValueError(reason)
+        except ValueError as error:
+            raise ClipError(excerpt.id, str(error).removeprefix(f"{path}: ")) from None
+        sample_rate = self.reading.sample_rate
+        return Clip(
+            self.reading.fill(resampled(at_most_stereo(stored), rate, sample_rate)),
+            sample_rate,
+            excerpt.caption,
+            excerpt.recording.metadata,
+            excerpt.id,
+            start=excerpt.start,
+            total=excerpt.total,
+        )
 
 
-def folder_corpus(
-    path: str | Path, *, seconds: float = 6.0, sample_rate: int = 44_100, strict: bool = False
-) -> FolderCorpus:
-    """Return the audio files under `path` as clips of `seconds` at `sample_rate`.
-
-    Files are cut into consecutive clips, the last one aligned to the end of the file when at least
-    half of it is new; a file shorter than `seconds` is repeated to fill its clip. Captions come
-    from NAME.json (caption, tempo, key, mode, genre, instruments, mood), else from the first line
-    of NAME.txt, else from the file's name. Files that are unreadable, empty, silent or not finite
-    are left out and listed in `.problems` (and counted in one warning); `strict` raises instead.
-    Raises ValueError when nothing is left.
-    """
-    root, formats = Path(path), " ".join(FORMATS)
-    if not seconds > 0 or sample_rate < 1:
-        raise ValueError(f"seconds {seconds} and sample_rate {sample_rate} must be positive")
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; give a folder of {formats} files")
-    corpus = FolderCorpus(root, seconds=seconds, sample_rate=sample_rate, strict=strict)
+def usable(corpus: FileCorpus, source: Path, hint: str) -> FileCorpus:
+    """Return the corpus; warns of what was left out, raises ValueError when nothing is left."""
+    problems = corpus.problems
     if not len(corpus):
-        why = f" ({len(corpus.problems)} left out)" if corpus.problems else ""
-        why += "".join(f"; {p.name}: {reason}" for p, reason in corpus.problems[:3])
-        raise ValueError(f"{root}: no usable audio{why}; give a folder of {formats} files")
-    if corpus.problems:
-        listed = "; ".join(f"{p.name}: {reason}" for p, reason in corpus.problems)
-        warnings.warn(f"{root}: {len(corpus.problems)} files left out: {listed}", stacklevel=2)
+        why = f" ({len(problems)} left out)" if problems else ""
+        why += "".join(f"; {name}: {reason}" for name, reason in problems[:3])
+        raise ValueError(f"{source}: no usable audio{why}; {hint}")
+    if problems:
+        first = report(problems).splitlines()[0]
+        name, reason = problems[0]
+        warnings.warn(f"{source}: {first}; first {name}: {reason}", stacklevel=3)
     return corpus
 
 
-def describe(path: Path) -> tuple[str, Metadata]:
-    """Return a file's caption and metadata from its sidecar, else from its name."""
-    sidecar = path.with_suffix(".json")
-    if sidecar.is_file():
-        return read_sidecar(sidecar)
-    text, sidecar = "", path.with_suffix(".txt")
-    if sidecar.is_file():
-        lines = map(clean, sidecar.read_text(encoding="utf-8", errors="replace").splitlines())
-        text = next(filter(None, lines), "")
-    if not text:
-        words = re.sub(r"[\W_]+", " ", path.stem).strip()
-        text = re.sub(r"^[\d ]+(?=\D)", "", words) or path.stem
-    bpm = re.search(r"(\d{2,3}(?:\.\d+)?) ?bpm", text, re.I)
-    return text[:LONGEST_CAPTION], Metadata(tempo=float(bpm[1]) if bpm else None)
-
-
-def clean(line: str) -> str:
-    """Take web addresses and licence talk out of a line."""
-    return CREDITS.sub("", re.sub(r"\S*(https?://|www\.)\S*", "", line)).strip(" \t-:,\ufeff")
-
-
-def read_sidecar(sidecar: Path) -> tuple[str, Metadata]:
-    """Return caption and metadata of a NAME.json; raises ValueError naming what is wrong."""
-    try:
-        facts = json.loads(sidecar.read_text(encoding="utf-8"))
-        text = facts.pop("caption")
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError("caption must be text")
-        known = {f.name for f in fields(Metadata)}
-        facts = {name: value for name, value in facts.items() if name in known and value}
-        if "tempo" in facts:
-            facts["tempo"] = float(facts["tempo"])
-        if "instruments" in facts:
-            facts["instruments"] = tuple(map(str, facts["instruments"]))
-        return " ".join(text.split())[:LONGEST_CAPTION], Metadata(**facts)
-    except KeyError:
-        raise ValueError(f"{sidecar}: no caption") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{sidecar}: not a sidecar ({error})") from None
+def text_of(path: Path) -> str:
+    """Return a path as text that can be printed and stored, whatever its bytes are."""
+    return os.fsencode(path.as_posix()).decode("utf-8", errors="replace")

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from presto_data.corpora import FolderCorpus, folder_corpus
+from presto_data import FileCorpus, folder_corpus
 from presto_distill.metrics import ReferenceStatistics, Score, evaluate
 from presto_distill.metrics.clap_score import prompt_similarity, retrieval_hits
 from presto_distill.metrics.embed import AudioEmbedder, JointEmbedder, open_embedder
@@ -164,13 +164,13 @@ def evaluate_folder(config: EvalConfig) -> Evaluation:
     return Evaluation(scores, facts)
 
 
-def open_folder(folder: Path, embedder: AudioEmbedder, seconds: float) -> FolderCorpus:
+def open_folder(folder: Path, embedder: AudioEmbedder, seconds: float) -> FileCorpus:
     """The clips of a folder; names files that cannot be used, and ValueError for too few clips."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it names the same files, less readably
         corpus = folder_corpus(folder, seconds=seconds, sample_rate=embedder.sample_rate)
-    for path, reason in corpus.problems:
-        print(f"left out {path}: {reason}", file=sys.stderr)
+    for name, reason in corpus.problems:
+        print(f"left out {name}: {reason}", file=sys.stderr)
     if len(corpus) < SMALLEST:
         raise ValueError(
             f"{folder}: {len(corpus)} clips of {seconds:g} s, at least {SMALLEST} are needed"
@@ -179,7 +179,7 @@ def open_folder(folder: Path, embedder: AudioEmbedder, seconds: float) -> Folder
 
 
 @torch.inference_mode()
-def embed_corpus(corpus: FolderCorpus, embedder: AudioEmbedder) -> Float[Tensor, "n d"]:
+def embed_corpus(corpus: FileCorpus, embedder: AudioEmbedder) -> Float[Tensor, "n d"]:
     """One row per clip, from its mono mix."""
     parts = []
     for first in range(0, len(corpus), BATCH):
@@ -197,7 +197,7 @@ def embed_texts(embedder: JointEmbedder, texts: list[str]) -> Float[Tensor, "n d
     return rows[[distinct.index(text) for text in texts]]
 
 
-def musical_measures(corpus: FolderCorpus, wishes: list[Asked]) -> dict[str, Float[Tensor, " _"]]:
+def musical_measures(corpus: FileCorpus, wishes: list[Asked]) -> dict[str, Float[Tensor, " _"]]:
     """Tempo accuracies 1 and 2 and the key score of each clip for which a tempo or key was asked.
 
     A clip without a pulse misses every tempo.
@@ -251,18 +251,18 @@ def read_prompts(path: Path) -> dict[str, Asked]:
     return asked
 
 
-def wishes_of(corpus: FolderCorpus, asked: dict[str, Asked]) -> list[Asked]:
+def wishes_of(corpus: FileCorpus, asked: dict[str, Asked]) -> list[Asked]:
     """What was asked of each clip, by its file's path in the folder; ValueError where unknown."""
     wishes = []
     for excerpt in corpus.excerpts:
-        name = excerpt.path.relative_to(corpus.root).as_posix()
+        name = excerpt.recording.name
         if name not in asked:
             raise ValueError(f"the prompts have no row for the file {name}")
         wishes.append(asked[name])
     return wishes
 
 
-def check_pairs(generated: FolderCorpus, reference: FolderCorpus) -> None:
+def check_pairs(generated: FileCorpus, reference: FileCorpus) -> None:
     """ValueError unless clip i of one can belong to clip i of the other."""
     counts = len(generated), len(reference)
     if counts[0] != counts[1]:
@@ -270,6 +270,6 @@ def check_pairs(generated: FolderCorpus, reference: FolderCorpus) -> None:
     for ours, theirs in zip(generated.excerpts, reference.excerpts, strict=True):
         if ours.start != theirs.start:
             raise ValueError(
-                f"paired clips differ: {ours.path.name} at {ours.start:g} s, "
-                f"{theirs.path.name} at {theirs.start:g} s"
+                f"paired clips differ: {ours.recording.path.name} at {ours.start:g} s, "
+                f"{theirs.recording.path.name} at {theirs.start:g} s"
             )

@@ -99,8 +99,8 @@ class Lab:
             held_out = encode(synthetic_corpus(preset.held_out, seed=seed + 1000, seconds=seconds))
         else:
             corpus = folder_corpus(audio, seconds=seconds)
-            for path, reason in corpus.problems:
-                print(f"left out {path}: {reason}", file=sys.stderr)
+            for name, reason in corpus.problems:
+                print(f"left out {name}: {reason}", file=sys.stderr)
             both = encode(corpus)
             if len(both) < 12:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Twelve genres as data: what they play, how fast, in which modes and on which instruments.
+"""Thirteen genres as data: what they play, how fast, in which modes and on which instruments.
 
 Patterns divide one bar into as many equal steps as they have characters (16: sixteenths of 4/4,
 12: swung or shuffled 4/4, or eighths-and-sixteenths of 3/4):
@@ -477,3 +477,10 @@ GENRES: dict[str, Genre] = {
         reverb=0.28,
     ),
 }
+
+
+def genre_named(name: str) -> Genre:
+    """Return a genre, or raise ValueError with the names there are."""
+    if name not in GENRES:
+        raise ValueError(f"unknown genre {name!r}; one of {', '.join(GENRES)}")
+    return GENRES[name]

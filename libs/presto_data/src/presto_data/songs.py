@@ -23,6 +23,7 @@ ENERGY = {"intro": 0.88, "verse": 0.94, "chorus": 1.06, "breakdown": 0.86, "endi
 CADENCES = {"major": "V7", "minor": "V7", "dorian": "IV7", "mixolydian": "VII", "phrygian": "II",
             "lydian": "II"}  # fmt: skip
 RING_SECONDS = 1.5  # from the release of the last chord to the end of the song
+SHORT_LIVED = ("marimba", "muted guitar", "pizzicato strings")  # silent within a second
 SENDS = {"bass": 0.3, "drums": 0.6, "chords": 1.0, "pad": 1.4, "lead": 1.3}
 
 
@@ -38,7 +39,7 @@ class Section(NamedTuple):
 class Song:
     """A composed song: facts, parts, beats per bar, sections, amount of reverb.
 
-    `ratio` is the compressor's on the mix, 1 for none.
+    `ratio` is the compressor's on the mix, 1 for none; it fades out over its last `fade` seconds.
     """
 
     metadata: Metadata
@@ -47,6 +48,7 @@ class Song:
     sections: tuple[Section, ...]
     reverb: float
     ratio: float = 1.0
+    fade: float = 0.0
 
     @property
     def bars(self) -> int:
@@ -103,7 +105,9 @@ def compose_whole(genre: str, rng: Random, *, seconds: float = 0.0) -> Song:
         ratio = 4.0 if part.role == "drums" else 1.0
         parts.append(replace(part, notes=notes, send=SENDS[part.role], ratio=ratio))
     sections = tuple(section for section, _ in plan)
-    return Song(facts, tuple(parts), c.genre.beats, sections, c.genre.reverb, ratio=2.0)
+    return Song(
+        facts, tuple(parts), c.genre.beats, sections, c.genre.reverb, ratio=2.0, fade=RING_SECONDS
+    )
 
 
 def cadence(c: Composer) -> list[list[int]]:
@@ -165,9 +169,11 @@ def repeat(
 
 
 def close(c: Composer, part: Part, *, bars: int) -> list[Note]:
-    """Let a part strike the last chord in place of its last bar and hold it over `bars`."""
+    """Let a part strike the last chord in place of its last bar and hold it for about `bars`."""
     last, beats = len(c.harmony) - 1, c.genre.beats
     length = bars * beats - RING_SECONDS * c.tempo / 60
+    if part.role == "drums" or part.instrument in SHORT_LIVED:
+        length = 1.0
     notes = [n for n in part.notes if n.start + 4 * c.tight < last * beats]
     tonic, (_, low, high) = c.harmony[last], INSTRUMENTS.get(part.instrument, (0, 0, 127))
     if part.role == "drums":

@@ -124,6 +124,9 @@ def render(
         mix += bus
         sent += np.float32(part.send) * bus
     audio = compress((mix + song.reverb * reverb(sent))[:, skip:], song.ratio)
+    if song.fade:
+        left = song.seconds - start * spb - np.arange(length) / SAMPLE_RATE
+        audio *= np.clip(left / song.fade, 0, 1).astype(np.float32) ** 2
     rms, peak = np.sqrt(np.square(audio).mean()), np.abs(audio).max()
     gain = min(TARGET_RMS / max(rms, 1e-5), PEAK / max(peak, 1e-5))
     return torch.from_numpy(np.float32(gain) * audio)
@@ -138,7 +141,7 @@ def loudness(bus: np.ndarray) -> float:
 
 
 def compress(
-    audio: np.ndarray, ratio: float, *, attack: float = 0.006, release: float = 60.0
+    audio: np.ndarray, ratio: float, *, attack: float = 0.005, release: float = 120.0
 ) -> np.ndarray:
     """Turn down what is louder than 6 dB below the `loudness` of audio (2, s), feeding forward.
 
@@ -158,8 +161,12 @@ def compress(
     # A constant rate in dB makes the release a running maximum along a slope.
     slope = np.arange(steps) * release / CONTROL_RATE
     cut = np.maximum.accumulate(cut + slope) - slope
+
+    # Look ahead, or the attack of a drum would pass before its level is known.
     smooth = max(1, round(attack * CONTROL_RATE))
-    cut = np.convolve(np.pad(cut, smooth, "edge"), np.ones(smooth) / smooth, "same")[smooth:-smooth]
+    ahead = np.pad(cut, (smooth, 2 * smooth), "edge")
+    cut = np.max([ahead[i : i + steps + smooth] for i in range(2 * smooth + 1)], axis=0)
+    cut = np.convolve(cut, np.ones(smooth + 1) / (smooth + 1), "valid")
     centres = (np.arange(steps) + 0.5) * hop
     gain = 10 ** (-np.interp(np.arange(audio.shape[1]), centres, cut) / 20)
     return audio * gain.astype(np.float32)
@@ -210,6 +217,8 @@ class SyntheticCorpus(Corpus):
         first = start_bar * song.beats
         end = first + self.seconds / song.bar_seconds * song.beats
         heard = [part for part in song.parts if sounding(part, first, end - 0.5)]
+        if self.whole_songs:  # who would enter in the last half beat stays out
+            song = replace(song, parts=tuple(heard))
         facts = replace(
             song.metadata, instruments=tuple(dict.fromkeys(part.instrument for part in heard))
         )

@@ -193,6 +193,7 @@ def test_compression_closed_forms():
 
     assert compress(audio, 1.0) is audio
     assert not compress(np.zeros((2, 5_000), np.float32), 4.0).any()
+    assert compress(audio[:, :150], 4.0).shape == (2, 150)
     squeezed = compress(audio, 2.0)
     assert np.allclose(squeezed[1], 0.5 * squeezed[0], atol=1e-6)  # the image stays
     assert np.allclose(compress(7 * audio, 2.0), 7 * squeezed, atol=1e-4)  # at any level

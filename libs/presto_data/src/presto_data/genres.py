@@ -87,8 +87,8 @@ class Genre:
     """How one genre is written. Tempo in bpm; `swing` delays every second step by that share of it;
     `drums` is their level in dB against the loudest part.
 
-    `roles` map lead, chords, pad and bass to the instruments that may play them; an empty string
-    lets the part be left out. `rhythms` are one-bar melody rhythms; `energy` orders moods.
+    `lead`, `chords`, `bass` and `pad` name the instruments that may play them; an empty string
+    lets the part be left out. `rhythms` are one-bar melody rhythms.
     """
 
     tempo: tuple[int, int]

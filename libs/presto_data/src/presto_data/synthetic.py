@@ -154,7 +154,8 @@ def compress(
     hop = SAMPLE_RATE // CONTROL_RATE
     steps = -(-audio.shape[1] // hop)
     padded = np.pad(audio, ((0, 0), (0, steps * hop - audio.shape[1]))).reshape(2, steps, hop)
-    power = np.convolve(np.einsum("cks,cks->k", padded, padded) / hop, np.ones(5) / 5, "same")
+    power = np.pad(np.einsum("cks,cks->k", padded, padded) / hop, 2)
+    power = np.convolve(power, np.ones(5) / 5, "valid")
     excess = 10 * np.log10(power + 1e-12) - 20 * np.log10(loudness(audio)) + 6
     cut = np.maximum(excess, 0) * (1 - 1 / ratio)
 

@@ -121,8 +121,8 @@ def known_facts(facts: Metadata, rng: Random, tempo: TempoForm) -> dict[str, str
     if tempo not in get_args(TempoForm):
         raise ValueError(f"tempo form {tempo!r} is none of {', '.join(get_args(TempoForm))}")
     said = {
-        "genre": quoted(facts.genre),
-        "mood": quoted(facts.mood),
+        "genre": facts.genre and quoted(facts.genre),
+        "mood": facts.mood and quoted(facts.mood),
         "instruments": listing(shuffled(map(quoted, facts.instruments), rng)),
         "tags": ", ".join(shuffled(map(quoted, facts.tags), rng)),
     }
@@ -138,10 +138,10 @@ def known_facts(facts: Metadata, rng: Random, tempo: TempoForm) -> dict[str, str
     return {name: words for name, words in said.items() if words}
 
 
-def quoted(name: str | None) -> str:
+def quoted(name: str) -> str:
     """Put a name into quotes unless it is made of plain words, which end where our text goes on."""
-    plain = name is None or re.fullmatch(r"[\w'’&/+#-]+( (?!and )[\w'’&/+#-]+)*", name)
-    return (name or "") if plain else f"“{name}”"
+    plain = re.fullmatch(r"[\w'’&/+#-]+( (?!and )[\w'’&/+#-]+)*", name)
+    return name if plain else f"“{name}”"
 
 
 def shuffled(names: Iterable[str], rng: Random) -> list[str]:
@@ -177,7 +177,7 @@ def sentences(said: dict[str, str], rng: Random) -> str:
 
 
 def labels(said: dict[str, str], rng: Random) -> str:
-    """Key: A minor; genre: house; tempo: 124 bpm; mood: dark; instruments: piano"""
+    """key: A minor; genre: house; tempo: 124 bpm; mood: dark; instruments: piano"""
     names = shuffled(said, rng)
     return rng.choice(("; ", " | ")).join(f"{name}: {said[name]}" for name in names)
 

@@ -1,9 +1,10 @@
 """The rendered corpus: reproducible, true to its captions, musical, never clipped."""
 
+import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from random import Random
 
@@ -12,8 +13,8 @@ import torch
 
 from presto_data import Metadata, compose, render, synthetic_corpus
 from presto_data.captions import ENSEMBLES, TEMPO_WORDS, caption, listing
+from presto_data.composer import KEYS, Note, chord, hits
 from presto_data.genres import DRUMS, GENRES, INSTRUMENTS, KITS, SCALES
-from presto_data.songs import KEYS, Note, chord, hits
 from presto_data.synthetic import PEAK, SAMPLE_RATE, TARGET_RMS, play, voices
 
 DRUMMED = ("rock", "funk", "house", "techno", "hip-hop", "reggae", "bossa nova")
@@ -51,6 +52,18 @@ def test_a_fresh_process_renders_the_same_bits():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     here = synthetic_corpus(3, seed=9, seconds=1)[2].audio.numpy().tobytes()
     assert run.stdout.strip() == sha256(here).hexdigest()
+
+
+def test_default_clips_stay_what_the_bundled_model_was_trained_on():
+    """Ids, captions, facts and the key; audio may differ by a bit between platforms."""
+    corpus = synthetic_corpus(12, seed=0, seconds=0.5)
+    told = [(c.id, c.caption, asdict(c.metadata)) for c in corpus]
+    digest = sha256(json.dumps([told, corpus.key]).encode()).hexdigest()
+    assert digest == "ab5cb988f63a5ad61137d594ecb74ce8e3a95d3861f147872ac0269445b8068d"
+    for clip in corpus:
+        bar = (3 if clip.metadata.genre == "waltz" else 4) * 60 / clip.metadata.tempo
+        assert clip.total == pytest.approx(32 * bar) and clip.start <= clip.total - 0.5
+        assert clip.start / bar == pytest.approx(round(clip.start / bar))
 
 
 def test_every_clip_is_stereo_finite_loud_and_unclipped(clips):

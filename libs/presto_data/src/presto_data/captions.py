@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from random import Random
+from typing import Literal, get_args
 
 from presto_data.clips import Metadata
 
@@ -70,3 +73,117 @@ def caption(facts: Metadata, rng: Random) -> str:
         return phrase(phrase(word, genre).capitalize(), in_key + ",", f"{bpm}.", "Played on",
                       listing(some) + ".") if some and key and bpm else lead  # fmt: skip
     return phrase(listing(some).capitalize(), "playing", lead, in_key) if some else lead
+
+
+TempoForm = Literal["number", "word", "option"]
+
+
+def describe(facts: Metadata, rng: Random, *, tempo: TempoForm = "number") -> str:
+    """State every known fact of a record together with its role, in a wording drawn from `rng`.
+
+    `tempo` is told as a "number", as the "word" for its range or as the prompt option "--bpm 120".
+    Nothing is left out and a role is never in doubt (mood or genre, tag or instrument), so records
+    that differ get captions that differ. Two exceptions: a "word" hides tempos of one range from
+    each other, and the order of instruments and tags is not told. Names and tags stand verbatim,
+    in quotes where their punctuation could be taken for the caption's.
+
+    Raises ValueError when nothing is known, or when --bpm would follow a name that holds " --".
+    """
+    said = known_facts(facts, rng, tempo)
+    if not (said or facts.tempo):
+        raise ValueError("a caption needs at least one known fact")
+    text = rng.choice((sentence, sentences, labels, keywords))(said, rng) or "music"
+    if tempo != "option" or not facts.tempo:
+        return text
+    if re.search(r"(^|\s)--\w", text):
+        raise ValueError(f"--bpm cannot follow what looks like an option: {text!r}")
+    return f"{text} --bpm {facts.tempo:g}"
+
+
+def paraphrases(facts: Metadata, n: int, seed: int = 0) -> list[str]:
+    """Return `n` different wordings of all that a record states, the same for the same seed.
+
+    Raises ValueError when nothing is known, or too little for `n` wordings.
+    """
+    rng = Random(f"paraphrases/{seed}")
+    found: dict[str, None] = {}
+    for _ in range(100 * n):
+        if len(found) == n:
+            break
+        found[describe(facts, rng)] = None
+    if len(found) < n:
+        raise ValueError(f"{facts} has only {len(found)} wordings, not {n}")
+    return list(found)
+
+
+def known_facts(facts: Metadata, rng: Random, tempo: TempoForm) -> dict[str, str]:
+    """Return in words what there is to say, by the name of the fact; unknown facts are missing."""
+    if tempo not in get_args(TempoForm):
+        raise ValueError(f"tempo form {tempo!r} is none of {', '.join(get_args(TempoForm))}")
+    said = {
+        "genre": facts.genre and quoted(facts.genre),
+        "mood": facts.mood and quoted(facts.mood),
+        "instruments": listing(shuffled(map(quoted, facts.instruments), rng)),
+        "tags": ", ".join(shuffled(map(quoted, facts.tags), rng)),
+    }
+    if facts.key:
+        key = rng.choice((facts.key, SPOKEN.get(facts.key, facts.key)))
+        said["key"] = f"{key} {facts.mode}" if facts.mode else key
+    elif facts.mode:
+        said["mode"] = facts.mode
+    if facts.tempo and tempo == "number":
+        said["tempo"] = f"{facts.tempo:g} {rng.choice(('bpm', 'beats per minute'))}"
+    if facts.tempo and tempo == "word":
+        said["tempo"] = f"a {tempo_word(facts.tempo)} pace"
+    return {name: words for name, words in said.items() if words}
+
+
+def quoted(name: str) -> str:
+    """Put a name into quotes unless it is made of plain words, which end where our text goes on."""
+    plain = re.fullmatch(r"[\w'’&/+#-]+( (?!and )[\w'’&/+#-]+)*", name)
+    return name if plain else f"“{name}”"
+
+
+def shuffled(names: Iterable[str], rng: Random) -> list[str]:
+    names = list(names)
+    rng.shuffle(names)
+    return names
+
+
+def filled(said: dict[str, str], *patterns: str) -> list[str]:
+    """Fill in the patterns whose fact, one each, is known."""
+    return [p.format_map(said) for p in patterns if re.search(r"{(\w+)}", p)[1] in said]
+
+
+def opening(said: dict[str, str], rng: Random) -> str:
+    piece = rng.choice(("piece", "track", "tune"))
+    return "A" + article(f"{said['genre']} {piece}" if "genre" in said else piece)[1:]
+
+
+def sentence(said: dict[str, str], rng: Random) -> str:
+    """A house track in A minor at 124 bpm, dark in mood, played on piano and synth bass."""
+    middle = shuffled(filled(said, "in {key}", "in {mode} mode", "at {tempo}"), rng)
+    played = rng.choice(("played on {instruments}", "performed on {instruments}"))
+    rest = filled(said, "{mood} in mood", played, "tagged {tags}")
+    return ", ".join([" ".join([opening(said, rng), *middle]), *rest]) + "."
+
+
+def sentences(said: dict[str, str], rng: Random) -> str:
+    """A house track. The mood is dark. It is played on piano. The key is A minor."""
+    facts = ("The mood is {mood}.", "The key is {key}.", "The mode is {mode}.",
+             "The tempo is {tempo}.", "It is played on {instruments}.")  # fmt: skip
+    middle = shuffled(filled(said, *facts), rng)
+    return " ".join([opening(said, rng) + ".", *middle, *filled(said, "Tags: {tags}.")])
+
+
+def labels(said: dict[str, str], rng: Random) -> str:
+    """key: A minor; genre: house; tempo: 124 bpm; mood: dark; instruments: piano"""
+    names = shuffled(said, rng)
+    return rng.choice(("; ", " | ")).join(f"{name}: {said[name]}" for name in names)
+
+
+def keywords(said: dict[str, str], rng: Random) -> str:
+    """124 bpm, house music, in A minor, dark mood, featuring piano and synth bass"""
+    facts = ("{genre} music", "{mood} mood", "in {key}", "in {mode} mode", "{tempo}",
+             "featuring {instruments}")  # fmt: skip
+    return ", ".join([*shuffled(filled(said, *facts), rng), *filled(said, "tagged {tags}")])

@@ -1,4 +1,4 @@
-"""Twelve genres as data: what they play, how fast, in which modes and on which instruments.
+"""Thirteen genres as data: what they play, how fast, in which modes and on which instruments.
 
 Patterns divide one bar into as many equal steps as they have characters (16: sixteenths of 4/4,
 12: swung or shuffled 4/4, or eighths-and-sixteenths of 3/4):
@@ -87,8 +87,8 @@ class Genre:
     """How one genre is written. Tempo in bpm; `swing` delays every second step by that share of it;
     `drums` is their level in dB against the loudest part.
 
-    `roles` map lead, chords, pad and bass to the instruments that may play them; an empty string
-    lets the part be left out. `rhythms` are one-bar melody rhythms; `energy` orders moods.
+    `lead`, `chords`, `bass` and `pad` name the instruments that may play them; an empty string
+    lets the part be left out. `rhythms` are one-bar melody rhythms.
     """
 
     tempo: tuple[int, int]
@@ -477,3 +477,10 @@ GENRES: dict[str, Genre] = {
         reverb=0.28,
     ),
 }
+
+
+def genre_named(name: str) -> Genre:
+    """Return a genre, or raise ValueError with the names there are."""
+    if name not in GENRES:
+        raise ValueError(f"unknown genre {name!r}; one of {', '.join(GENRES)}")
+    return GENRES[name]

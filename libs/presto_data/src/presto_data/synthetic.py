@@ -14,16 +14,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from presto_data.captions import caption
+from presto_data.captions import caption, describe
 from presto_data.clips import Clip, Corpus
+from presto_data.composer import Note, Part
 from presto_data.genres import DRUMS, GENRES, INSTRUMENTS, KITS
-from presto_data.songs import Note, Part, Song, compose
+from presto_data.songs import Song, compose, compose_whole
 
 SAMPLE_RATE = 44_100
 TARGET_RMS = 10 ** (-18 / 20)  # every clip is about this loud, unless that would pass PEAK
 PEAK = 0.95
 TICKS = 2_000  # per second
 ROOM_SECONDS = 1.6
+CONTROL_RATE = 441  # of the compressor's gain, Hz; divides SAMPLE_RATE
 
 
 @cache
@@ -81,21 +83,26 @@ def sounding(part: Part, first: float, last: float) -> list[Note]:
     return [n for n in part.notes if n.start < last and n.start + n.length > first]
 
 
-def render(song: Song, *, seconds: float | None = None, start_bar: int = 0) -> Float[Tensor, "2 s"]:
+def render(
+    song: Song, *, seconds: float | None = None, start_bar: float = 0
+) -> Float[Tensor, "2 s"]:
     """Render `seconds` of a song (default: all of it) from a bar on: stereo, 44.1 kHz, float32.
 
-    Notes begun up to a bar earlier are heard ringing, so an excerpt does not start from silence.
-    Loudness is normalised to -18 dB RMS, less where peaks would pass 0.95; nothing is clipped.
+    Notes begun earlier are heard ringing, so an excerpt does not start from silence. Loudness is
+    normalised to -18 dB RMS, less where peaks would pass 0.95; nothing is clipped.
     """
     spb = 60 / song.metadata.tempo
     if seconds is None:
         seconds = (song.bars - start_bar) * song.bar_seconds
     if seconds <= 0:
         raise ValueError(f"seconds is {seconds}; it must be positive")
-    lead_in = song.beats if start_bar else 0
-    first = start_bar * song.beats - lead_in
+    start = start_bar * song.beats
+    held = [n.start for part in song.parts for n in sounding(part, start, start)]
+    first = min([start - song.beats, *held]) if start_bar else 0
+    lead_in = start - first
     skip, length = round(lead_in * spb * SAMPLE_RATE), round(seconds * SAMPLE_RATE)
     mix = np.zeros((2, skip + length), np.float32)
+    sent = np.zeros_like(mix)  # to the reverb
     for part in song.parts:
         notes = [
             n._replace(start=n.start - first)
@@ -112,8 +119,14 @@ def render(song: Song, *, seconds: float | None = None, start_bar: int = 0) -> F
             gain, angle = 10 ** (decibels / 20), (pan + 1) * np.pi / 4  # constant power
             bus[0, : len(dry)] += np.float32(gain * np.cos(angle)) * dry
             bus[1, : len(dry)] += np.float32(gain * np.sin(angle)) * dry
-        mix += bus * (10 ** (part.level / 20) / loudness(bus))
-    audio = (mix + song.reverb * reverb(mix))[:, skip:]
+        bus = compress(bus, part.ratio)
+        bus *= 10 ** (part.level / 20) / loudness(bus)
+        mix += bus
+        sent += np.float32(part.send) * bus
+    audio = compress((mix + song.reverb * reverb(sent))[:, skip:], song.ratio)
+    if song.fade:
+        left = song.seconds - start * spb - np.arange(length) / SAMPLE_RATE
+        audio *= np.clip(left / song.fade, 0, 1).astype(np.float32) ** 2
     rms, peak = np.sqrt(np.square(audio).mean()), np.abs(audio).max()
     gain = min(TARGET_RMS / max(rms, 1e-5), PEAK / max(peak, 1e-5))
     return torch.from_numpy(np.float32(gain) * audio)
@@ -127,6 +140,39 @@ def loudness(bus: np.ndarray) -> float:
     return float(np.sqrt(frames[len(frames) // 2 :].mean())) if len(frames) else 1.0
 
 
+def compress(
+    audio: np.ndarray, ratio: float, *, attack: float = 0.005, release: float = 120.0
+) -> np.ndarray:
+    """Turn down what is louder than 6 dB below the `loudness` of audio (2, s), feeding forward.
+
+    Both channels share the gain, so that the stereo image stays. The RMS of 11 ms is brought down
+    to one `ratio`-th of its excess in dB; the gain moves over `attack` seconds and comes back by
+    `release` dB per second. A ratio of 1 changes nothing.
+    """
+    if ratio == 1:
+        return audio
+    hop = SAMPLE_RATE // CONTROL_RATE
+    steps = -(-audio.shape[1] // hop)
+    padded = np.pad(audio, ((0, 0), (0, steps * hop - audio.shape[1]))).reshape(2, steps, hop)
+    power = np.pad(np.einsum("cks,cks->k", padded, padded) / hop, 2)
+    power = np.convolve(power, np.ones(5) / 5, "valid")
+    excess = 10 * np.log10(power + 1e-12) - 20 * np.log10(loudness(audio)) + 6
+    cut = np.maximum(excess, 0) * (1 - 1 / ratio)
+
+    # A constant rate in dB makes the release a running maximum along a slope.
+    slope = np.arange(steps) * release / CONTROL_RATE
+    cut = np.maximum.accumulate(cut + slope) - slope
+
+    # Look ahead, or the attack of a drum would pass before its level is known.
+    smooth = max(1, round(attack * CONTROL_RATE))
+    ahead = np.pad(cut, (smooth, 2 * smooth), "edge")
+    cut = np.max([ahead[i : i + steps + smooth] for i in range(2 * smooth + 1)], axis=0)
+    cut = np.convolve(cut, np.ones(smooth + 1) / (smooth + 1), "valid")
+    centres = (np.arange(steps) + 0.5) * hop
+    gain = 10 ** (-np.interp(np.arange(audio.shape[1]), centres, cut) / 20)
+    return audio * gain.astype(np.float32)
+
+
 def reverb(dry: np.ndarray) -> np.ndarray:
     """Convolve the mid of `dry` (2, s) with the stereo room."""
     seconds = -(-dry.shape[1] // SAMPLE_RATE) + ceil(ROOM_SECONDS)
@@ -136,36 +182,56 @@ def reverb(dry: np.ndarray) -> np.ndarray:
 
 
 VERSION = 4  # raise it when the same seed starts to sound different: caches notice
+WHOLE_VERSION = 1  # the same for whole songs
 
 
 class SyntheticCorpus(Corpus):
-    """Clips of composed songs; clip i is a pure function of (seed, i, seconds, genres)."""
+    """Clips of composed songs; clip i is a pure function of (seed, i) and the options."""
 
-    def __init__(self, count: int, *, seed: int, seconds: float, genres: Sequence[str]):
+    def __init__(
+        self, count: int, *, seed: int, seconds: float, genres: Sequence[str], whole_songs: bool
+    ):
         self.count, self.seed, self.seconds, self.genres = count, seed, seconds, tuple(genres)
+        self.whole_songs = whole_songs
 
     def __len__(self) -> int:
         return self.count
 
     @property
     def key(self) -> dict:
-        return {"synthetic": VERSION, **vars(self)}
+        options = dict(vars(self))
+        if not options.pop("whole_songs"):
+            return {"synthetic": VERSION, **options}
+        return {"synthetic whole songs": WHOLE_VERSION, **options}
 
     def make(self, index: int) -> Clip:
         rng = Random(f"{self.seed}/{index}")  # a string is hashed whole: no nearby-seed overlap
         genre = self.genres[rng.randrange(len(self.genres))]
-        song = compose(genre, rng, seconds=self.seconds)
-        last = song.bars - ceil(self.seconds / song.bar_seconds) - 1
-        start_bar = rng.randint(0, max(0, last))
+        write = compose_whole if self.whole_songs else compose
+        song = write(genre, rng, seconds=self.seconds)
+        if self.whole_songs:  # from any bar on, or as late as the song allows
+            last = song.bars - self.seconds / song.bar_seconds
+            start_bar = rng.choice([*range(int(last) + 1), last])
+        else:
+            last = song.bars - ceil(self.seconds / song.bar_seconds) - 1
+            start_bar = rng.randint(0, max(0, last))
         first = start_bar * song.beats
         end = first + self.seconds / song.bar_seconds * song.beats
         heard = [part for part in song.parts if sounding(part, first, end - 0.5)]
+        if self.whole_songs:  # who would enter in the last half beat stays out
+            song = replace(song, parts=tuple(heard))
         facts = replace(
             song.metadata, instruments=tuple(dict.fromkeys(part.instrument for part in heard))
         )
-        audio = render(song, seconds=self.seconds, start_bar=start_bar)
-        name = f"synthetic-{self.seed}-{index}"
-        return Clip(audio, SAMPLE_RATE, caption(facts, rng), facts, name)
+        return Clip(
+            audio=render(song, seconds=self.seconds, start_bar=start_bar),
+            sample_rate=SAMPLE_RATE,
+            caption=describe(facts, rng) if self.whole_songs else caption(facts, rng),
+            metadata=facts,
+            id=f"{'song' if self.whole_songs else 'synthetic'}-{self.seed}-{index}",
+            start=start_bar * song.bar_seconds,
+            total=song.seconds,
+        )
 
 
 def synthetic_corpus(
@@ -174,10 +240,14 @@ def synthetic_corpus(
     seed: int = 0,
     seconds: float = 6.0,
     genres: Sequence[str] | None = None,
+    whole_songs: bool = False,
 ) -> Corpus:
     """Return `count` captioned stereo clips at 44.1 kHz, rendered lazily; splits are seeds.
 
-    Raises ValueError for a negative count, non-positive seconds or an unknown genre.
+    By default a clip is cut from the middle of music that neither begins nor ends. With
+    `whole_songs` it is cut from anywhere in a song with intro, verses, choruses, breakdown and
+    ending, mixed with compression and a reverb send per instrument, and its caption states all
+    that is known. Raises ValueError for a negative count, non-positive seconds or an unknown genre.
     """
     genres = tuple(GENRES if genres is None else genres)
     unknown = [name for name in genres if name not in GENRES]
@@ -185,4 +255,6 @@ def synthetic_corpus(
         raise ValueError(f"unknown genres {unknown}; choose some of {', '.join(GENRES)}")
     if count < 0 or not seconds > 0:
         raise ValueError(f"count {count} must be >= 0 and seconds {seconds} > 0")
-    return SyntheticCorpus(count, seed=seed, seconds=seconds, genres=genres)
+    return SyntheticCorpus(
+        count, seed=seed, seconds=seconds, genres=genres, whole_songs=whole_songs
+    )

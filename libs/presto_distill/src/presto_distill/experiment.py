@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -322,7 +323,8 @@ class Lab:
         parts = []
         with torch.inference_mode(), autocast(self.device):
             for first in range(0, self.preset.samples, batch):
-                cond = Condition(*(leaf[first : first + batch] for leaf in self.prompts))
+                rows = slice(first, first + batch)
+                cond = tree_map_only(Tensor, itemgetter(rows), self.prompts)
                 n = len(cond.tempo)
                 seeds = range(self.seed + first, self.seed + first + n)
                 steps = pipeline.denoise((n, *shape), cond, seeds=seeds, sampling=sampling)

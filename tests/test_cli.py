@@ -50,6 +50,8 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", "jazz", "--out", "nowhere/x.wav"], "no folder nowhere"),
         (["generate", "jazz", "--model", "nothing"], "no folder nothing and no bundled model"),
         (["generate", "jazz", "--variant", "turbo"], "no variant 'turbo'"),
+        (["demo", "--port", "0"], "port must be within 1..65535, got 0"),
+        (["demo", "--model", "nothing"], "no folder nothing and no bundled model"),
         (["reproduce", "--preset", "huge"], "smoke, quick, cpu, gpu, a100_paper"),
         (["reproduce", "no_such_notebook", "--preset", "smoke"], "no_such_notebook"),
         (["reproduce", "--preset", "smoke", "--audio", "nowhere"], "nowhere"),

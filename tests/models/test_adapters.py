@@ -102,7 +102,7 @@ def test_the_exact_network_becomes_the_posterior_mean(family, scale):
 
 
 def test_flow_steps_are_those_of_diffusers_scheduler():
-    """Euler in (x, sigma) takes the steps of Euler in (z, t): z = (1 - t) x, t = sigma / (1 + sigma)."""
+    """Euler in (x, sigma) is Euler in (z, t), where z = (1 - t) x and t = sigma / (1 + sigma)."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     mix = nn.Conv1d(2, 2, 3, padding=1)

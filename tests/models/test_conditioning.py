@@ -167,7 +167,8 @@ def test_condition_encodes_and_null_condition_erases_all_but_timing(encoder):
         ({"key": ["Am"] * 3}, "key has 3 values for 2 captions"),
         ({"key": ["Am", "X"]}, "unknown key 'X'"),
         ({"total": [1.0, -2.0]}, r"at least 0, got \[1.0, -2.0\]"),
-        ({"start": [float("nan"), 0.0]}, "must be finite"),
+        ({"start": [0.0, 0.0], "total": [float("nan"), 9.0]}, "must be finite"),
+        ({"start": [1.0, 2.0]}, "start needs total"),
     ],
 )
 def test_impossible_metadata_is_refused(encoder, stated, reason):
@@ -240,6 +241,8 @@ def test_what_a_network_was_not_built_with_is_refused(name, leaves):
     without = Metadata(8, **{**BUILT, name: type(BUILT[name])()})
     with pytest.raises(ValueError, match=f"{name} is stated to a network .* see DiTConfig.{name}"):
         without(torch.zeros(1, 8), stated(1, **leaves))
+    with pytest.raises(ValueError, match="3 tags for a network of 2"):
+        Metadata(8, **BUILT)(torch.zeros(1, 8), stated(1, tags=torch.ones(1, 3).bool()))
     with pytest.raises(ValueError, match="at least 0, got -1"):
         Metadata(8, key=False, timing=False, tags=-1)
 

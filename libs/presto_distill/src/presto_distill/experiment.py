@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -324,7 +323,7 @@ class Lab:
         with torch.inference_mode(), autocast(self.device):
             for first in range(0, self.preset.samples, batch):
                 rows = slice(first, first + batch)
-                cond = tree_map_only(Tensor, itemgetter(rows), self.prompts)
+                cond = tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows], self.prompts)
                 n = len(cond.tempo)
                 seeds = range(self.seed + first, self.seed + first + n)
                 steps = pipeline.denoise((n, *shape), cond, seeds=seeds, sampling=sampling)

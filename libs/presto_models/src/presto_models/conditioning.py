@@ -143,6 +143,10 @@ class Metadata(nn.Module):
             timing = self.start(start / TIMING_UNIT) + self.total(total / TIMING_UNIT)
             vector = vector + torch.where(total[:, None] > 0, timing, self.no_timing)
         if tags is not None:
+            if tags.shape[1] != self.tags.in_features:
+                raise ValueError(
+                    f"{tags.shape[1]} tags for a network of {self.tags.in_features}: see tag_columns"
+                )
             vector = vector + self.tags(tags.to(self.tags.weight.dtype))
         return vector
 
@@ -267,12 +271,15 @@ def condition(
     """Encode captions with a frozen text encoder and put what else is known beside them.
 
     `tempo` in bpm (None or 0 = not stated), `key` as `check_key` reads it, `start` and `total` in
-    seconds, `tags` from `tag_columns`. Raises ValueError where their number is not the captions'.
+    seconds, `tags` from `tag_columns`. Raises ValueError where their number is not the captions',
+    for an unknown key and for impossible seconds.
     """
     stated = {"tempo": tempo, "key": key, "start": start, "total": total, "tags": tags}
     for name, values in stated.items():
         if values is not None and len(values) != len(captions):
             raise ValueError(f"{name} has {len(values)} values for {len(captions)} captions")
+    if start is not None and total is None:
+        raise ValueError("start needs total: a place in a recording of unknown length says nothing")
     text, mask = encoder(captions)
     if key is not None:
         key = [0 if one is None else 1 + KEYS.index(check_key(one)) for one in key]

@@ -76,8 +76,8 @@ def from_stable_audio(pipe: Any, *, scale: float = 1.0) -> DropBlocks:
     """The denoiser of a diffusers StableAudioPipeline, whose modules it shares.
 
     `scale` as in `from_v`: 1 works on the pipeline's own latents (deviation 1), 2 on their halves,
-    whose deviation is this project's sigma_data. Raises ValueError for a scheduler that reads the
-    transformer as anything but a v-prediction of latents of deviation 1.
+    whose deviation is this project's; `.net.sigma_data` says which. Raises ValueError for a
+    scheduler that reads the transformer as anything but a v-prediction of latents of deviation 1.
     """
     config = pipe.scheduler.config
     read = config.prediction_type, config.sigma_data

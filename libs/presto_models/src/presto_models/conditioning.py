@@ -143,10 +143,8 @@ class Metadata(nn.Module):
             timing = self.start(start / TIMING_UNIT) + self.total(total / TIMING_UNIT)
             vector = vector + torch.where(total[:, None] > 0, timing, self.no_timing)
         if tags is not None:
-            if tags.shape[1] != self.tags.in_features:
-                raise ValueError(
-                    f"{tags.shape[1]} tags for a network of {self.tags.in_features}: see tag_columns"
-                )
+            if (given := tags.shape[1]) != (known := self.tags.in_features):
+                raise ValueError(f"{given} tags for a network of {known}: see tag_columns")
             vector = vector + self.tags(tags.to(self.tags.weight.dtype))
         return vector
 

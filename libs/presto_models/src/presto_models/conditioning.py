@@ -134,7 +134,7 @@ class Metadata(nn.Module):
                 raise ValueError(
                     f"{name} is stated to a network built without: see DiTConfig.{name}"
                 )
-        unstated = vector.new_zeros(len(vector))
+        unstated = vector.new_zeros(vector.shape[0])  # not len(vector): exporters would fix it
         if self.key is not None:
             vector = vector + self.key(unstated.long() if key is None else key)
         if self.total is not None:

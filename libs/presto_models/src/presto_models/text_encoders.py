@@ -3,7 +3,7 @@
     encoder = T5Text.from_pretrained("google-t5/t5-base")     # or a local folder
     tokens, mask = Cached(encoder)(["driving techno"])
 
-They are frozen. All need the extra `transformers`.
+They are frozen. All but the cache need the extra `transformers`.
 """
 
 from collections import OrderedDict

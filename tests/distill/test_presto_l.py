@@ -60,7 +60,10 @@ def test_the_loss_of_a_perfect_denoiser_is_zero(batch):
 
 def test_ten_percent_of_the_conditions_are_dropped_whole(tiny_condition):
     n = 4000
-    cond = tiny_condition(n)._replace(tempo=torch.full((n,), 99.0))
+    seconds = torch.arange(1.0, n + 1)
+    told = {"key": torch.full((n,), 7), "start": seconds, "total": 2 * seconds}
+    tags = torch.ones(n, 2, dtype=torch.bool)
+    cond = tiny_condition(n)._replace(tempo=torch.full((n,), 99.0), tags=tags, **told)
     dropped = drop_condition(cond, null_condition, 0.1, rng())
     gone = dropped.tempo == 0
     assert abs(gone.sum() - 0.1 * n) < 4 * (n * 0.1 * 0.9) ** 0.5

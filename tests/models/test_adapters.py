@@ -10,6 +10,7 @@ from torch import nn
 from presto_models.adapters import DropBlocks, FeatureTap, from_eps, from_flow, from_v, table_time
 from presto_models.edm import Precondition
 from presto_models.layer_schedule import kept_blocks
+from presto_models.samplers import euler
 
 MEAN, DEVIATION = 0.3, 0.5  # of the data
 SIGMAS = torch.tensor([0.002, 0.01, 0.1, 0.5, 1.0, 3.0, 14.0, 80.0], dtype=torch.float64)
@@ -98,6 +99,27 @@ def test_the_exact_network_becomes_the_posterior_mean(family, scale):
     D_x = FAMILIES[family](scale)(x, sigma, scale)
     expected, _ = clean_and_noise(x, torch.ones_like(sigma), sigma, MEAN, DEVIATION)
     torch.testing.assert_close(D_x, expected, rtol=0, atol=1e-5)
+
+
+def test_flow_steps_are_those_of_diffusers_scheduler():
+    """Euler in (x, sigma) is Euler in (z, t), where z = (1 - t) x and t = sigma / (1 + sigma)."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    mix = nn.Conv1d(2, 2, 3, padding=1)
+
+    def net(z, t, cond):
+        return mix(z) * (t / 1000).cos().view(-1, 1, 1)
+
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[0.95, 0.7, 0.4, 0.1])
+    noise = torch.randn(3, 2, 6)
+    z = noise * 0.95  # of x = sigma noise
+    D, t = from_flow(net, time_scale=1000), scheduler.sigmas[:-1]
+    with torch.no_grad():
+        steps = euler(D, noise, t / (1 - t))
+        for step, time, after in zip(steps, scheduler.timesteps, scheduler.sigmas[1:], strict=True):
+            z = scheduler.step(net(z, time.expand(3), None), time, z).prev_sample
+            torch.testing.assert_close(step.x * (1 - after), z, rtol=1e-5, atol=1e-5)
 
 
 def test_table_time_is_the_step_of_its_level_and_stays_at_the_ends():

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from presto_models.attention import attention, rotary_table, rotate
-from presto_models.conditioning import Condition, null_condition
+from presto_models.conditioning import null_condition
 from presto_models.dit import DiT, DiTConfig
 from presto_models.layer_schedule import LayerSchedule, kept_blocks
 
@@ -61,7 +63,7 @@ def test_budgets_within_a_batch_equal_single_runs(tiny_denoiser, x, cond, option
     budget = torch.tensor([3, 1, 4, 1])
     together, hidden = D(x, SIGMA, cond, budget=budget, tap=-1)
     for i, blocks in enumerate(budget.tolist()):
-        one = Condition(*(leaf[i : i + 1] for leaf in cond))
+        one = tree_map_only(Tensor, lambda leaf, i=i: leaf[i : i + 1], cond)
         alone = D(x[i : i + 1], SIGMA[i : i + 1], one, budget=blocks, tap=-1)
         torch.testing.assert_close(together[i : i + 1], alone[0], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(hidden[i : i + 1], alone[1], rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The command line: presto reproduce | generate | distill | train | eval | train-bundle."""
+"""The command line: presto reproduce | generate | demo | distill | train | eval | train-bundle."""
 
 import sys
 from dataclasses import dataclass
@@ -66,6 +66,20 @@ def generate(
     from presto_distill import generate as command
 
     return command.run(prompt, options)
+
+
+def demo(*, model: str = "presto-small", device: str = "cpu", port: int = 7860) -> int:
+    """Open a page in the browser to make music from words (needs the extra `demo`).
+
+    Args:
+        model: A bundled model or a model folder.
+        device: cpu or cuda.
+        port: Where the page is served, at http://127.0.0.1:PORT.
+    """
+    from presto_distill.demo import launch
+
+    launch(model, device=device, port=port)
+    return 0
 
 
 @dataclass(frozen=True)
@@ -206,6 +220,7 @@ def main() -> None:
     commands = {
         "reproduce": reproduce,
         "generate": generate,
+        "demo": demo,
         "distill": distill,
         "train": train,
         "eval": eval_folder,

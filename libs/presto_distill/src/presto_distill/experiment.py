@@ -227,7 +227,8 @@ class Lab:
         parts = []
         with torch.inference_mode(), autocast(self.device):
             for first in range(0, self.preset.samples, batch):
-                cond = Condition(*(leaf[first : first + batch] for leaf in self.prompts))
+                rows = slice(first, first + batch)
+                cond = tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows], self.prompts)
                 n = len(cond.tempo)
                 seeds = range(self.seed + first, self.seed + first + n)
                 steps = pipeline.denoise((n, *shape), cond, seeds=seeds, sampling=sampling)

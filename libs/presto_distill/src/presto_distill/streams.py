@@ -3,39 +3,26 @@
 from collections.abc import Iterable, Iterator
 from itertools import count
 
-import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from presto_data import LatentSet, batches
 from presto_distill.objective import Batch
 from presto_distill.trainer import Stream
-from presto_models import TextEncoder
-from presto_models.conditioning import Condition
+from presto_models.conditioning import PromptEncoder, condition
+from presto_models.text_encoders import Cached
 
 
 def conditioned(
-    data: LatentSet, text: TextEncoder, *, batch: int, frames: int, seed: int
+    data: LatentSet, text: PromptEncoder, *, batch: int, frames: int, seed: int
 ) -> Stream:
     """Batches of latents with captions and tempi encoded as conditions, once per caption."""
-    known: dict[str, Tensor] = {}
-    width = text.config.max_tokens
-
-    def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
-        for caption in captions:
-            if caption not in known:
-                with torch.no_grad():
-                    known[caption] = text([caption])[0][0].cpu()
-        tokens = torch.zeros(len(captions), width, text.config.width)
-        mask = torch.zeros(len(captions), width, dtype=torch.bool)
-        for row, caption in enumerate(captions):
-            tokens[row, : len(known[caption])] = known[caption]
-            mask[row, : len(known[caption])] = True
-        longest = int(mask.any(0).sum())
-        return tokens[:, :longest], mask[:, :longest]
+    encoder = Cached(text)
 
     def stream(start: int) -> Iterator[Batch]:
         for item in batches(data, batch_size=batch, frames=frames, seed=seed, start=start):
-            yield Batch(item.latents, Condition(*encode(item.captions), item.tempo))
+            cond = condition(encoder, item.captions, item.tempo)
+            yield Batch(item.latents, tree_map_only(Tensor, Tensor.cpu, cond))
 
     return stream
 

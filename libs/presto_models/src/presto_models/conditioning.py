@@ -1,51 +1,82 @@
-"""Prompts and tempo: from words and numbers to what the denoiser is told."""
+"""What the denoiser is told: words, tempo, key, timing and tags."""
 
 import re
+import warnings
 import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from presto_models.attention import attention
-from presto_models.blocks import SwiGLU
+from presto_models.blocks import Fourier, SwiGLU
 from presto_models.snapshot import Snapshot
 
 MAX_PROMPT = 1000  # characters
 TEMPO_RANGE = (20.0, 400.0)  # beats per minute
+TONICS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+TIMING_UNIT = 512.0  # seconds, in which Fourier features turn by 1/4 to 64 waves; our default
+KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONICS)
 
 
 class Condition(NamedTuple):
-    """What a batch of clips should be. A NamedTuple, so it is a pytree and splits by sample."""
+    """What a batch of clips should be. A NamedTuple, so it is a pytree and splits by sample.
+
+    The leaves from `key` on are for networks built with them (`DiTConfig`); None: never stated.
+    """
 
     text: Float[Tensor, "b k w"]  # prompt tokens from a text encoder
     mask: Bool[Tensor, "b k"]  # which of them are there
     tempo: Float[Tensor, " b"]  # beats per minute; 0 = not stated
+    key: Int[Tensor, " b"] | None = None  # 1 + its place in KEYS; 0 = not stated
+    start: Float[Tensor, " b"] | None = None  # seconds into its recording at which the clip begins
+    total: Float[Tensor, " b"] | None = None  # seconds the recording lasts; 0 = not stated
+    tags: Bool[Tensor, "b g"] | None = None  # one column per tag of the network's vocabulary
 
 
 def null_condition(cond: Condition) -> Condition:
-    """The condition of equal shape that says nothing, for guidance and condition dropout."""
-    return Condition(*map(torch.zeros_like, cond))
+    """The condition of equal shape that says nothing, for guidance and condition dropout.
+
+    It keeps the timing, as Stable Audio does: guidance strengthens what is asked of the music, not
+    how long it lasts.
+    """
+    silent = Condition(*(None if leaf is None else torch.zeros_like(leaf) for leaf in cond))
+    return silent._replace(start=cond.start, total=cond.total)
 
 
-def parse_prompt(prompt: str) -> tuple[str, float | None]:
-    """Split "driving techno --bpm 140" into ("driving techno", 140.0).
+class Prompt(NamedTuple):
+    """A prompt taken apart; None = not stated."""
 
-    Raises ValueError for an empty or overlong prompt, an unknown option or an impossible tempo.
+    words: str
+    tempo: float | None = None  # beats per minute
+    key: str | None = None  # one of KEYS
+
+
+def parse_prompt(prompt: str) -> Prompt:
+    """Split "driving techno --bpm 140 --key A minor" into words, 140.0 and "A minor".
+
+    Raises ValueError for an empty or overlong prompt, an unknown option, an impossible tempo or
+    key.
     """
     if len(prompt) > MAX_PROMPT:
         raise ValueError(f"prompt has {len(prompt)} characters, at most {MAX_PROMPT} are allowed")
     words, *options = re.split(r"\s--(?=\w)", f" {prompt.strip()}")
-    tempo = None
+    tempo = key = None
     for option in options:
-        if not (match := re.fullmatch(r"bpm[\s=]+(\d+(?:\.\d+)?)\s*", option)):
-            raise ValueError(f"unknown prompt option '--{option}': only '--bpm NUMBER' is known")
-        tempo = check_tempo(float(match[1]))
+        if match := re.fullmatch(r"bpm[\s=]+(\d+(?:\.\d+)?)\s*", option):
+            tempo = check_tempo(float(match[1]))
+        elif match := re.fullmatch(r"key[\s=]+(\S.*)", option):
+            key = check_key(match[1])
+        else:
+            raise ValueError(
+                f"unknown prompt option '--{option}': known are '--bpm NUMBER' and '--key KEY'"
+            )
     if not words.strip():
         raise ValueError(f"prompt {prompt!r} has no words: describe the music")
-    return words.strip(), tempo
+    return Prompt(words.strip(), tempo, key)
 
 
 def check_tempo(tempo: float) -> float:
@@ -54,6 +85,87 @@ def check_tempo(tempo: float) -> float:
     if not low <= tempo <= high:
         raise ValueError(f"tempo {tempo:g} bpm is outside {low:g}..{high:g}")
     return tempo
+
+
+def check_key(key: str) -> str:
+    """The key as KEYS spells it: "a# min", "A♯ minor" and "Bbm" are "Bb minor"."""
+    accidental, mode = r"#|♯|sharp|b|♭|flat", r"(?i:maj|major|min|minor)|m"
+    if not (match := re.fullmatch(rf"([A-Ga-g])\s*({accidental})?\s*({mode})", key.strip())):
+        raise ValueError(f"unknown key {key!r}: choose from {', '.join(KEYS)}, or Am for A minor")
+    shift = {"#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}.get(match[2], 0)
+    tonic = (TONICS.index(match[1].upper()) + shift) % len(TONICS)
+    return f"{TONICS[tonic]} {'major' if match[3].lower().startswith('ma') else 'minor'}"
+
+
+def tag_columns(tags: Sequence[Collection[str]], vocabulary: Sequence[str]) -> Bool[Tensor, "b g"]:
+    """Which tags of a network's vocabulary each clip has; ValueError for those it does not know."""
+    if unknown := {tag for own in tags for tag in own} - set(vocabulary):
+        known = ", ".join(vocabulary) or "none"
+        raise ValueError(f"unknown tag {min(unknown)!r}: choose from {known}")
+    return torch.tensor([[tag in own for tag in vocabulary] for own in tags], dtype=torch.bool)
+
+
+class Metadata(nn.Module):
+    """Adds key, timing and tags to the vector that modulates a network, if it was built with them.
+
+    Embedders are our default; the paper's are not stated. An unstated key and an unstated timing
+    have embeddings of their own; a clip without tags adds nothing.
+    """
+
+    def __init__(self, width: int, *, key: bool, timing: bool, tags: int):
+        super().__init__()
+        if tags < 0:
+            raise ValueError(f"tags must be a number of tags, at least 0, got {tags}")
+        self.key = nn.Embedding(1 + len(KEYS), width) if key else None
+        if self.key is not None:
+            nn.init.zeros_(self.key.weight)
+        self.start, self.total = (Fourier(width) if timing else None for _ in range(2))
+        self.no_timing = nn.Parameter(torch.zeros(width)) if timing else None
+        self.tags = nn.Linear(tags, width, bias=False) if tags else None
+
+    def forward(self, vector: Float[Tensor, "b d"], cond: Condition | None) -> Float[Tensor, "b d"]:
+        """Raises ValueError for what is stated to a network built without it."""
+        key, start, total, tags = (
+            (None,) * 4 if cond is None else (cond.key, cond.start, cond.total, cond.tags)
+        )
+        told = {"key": key, "timing": start if total is None else total, "tags": tags}
+        for name, built in (("key", self.key), ("timing", self.total), ("tags", self.tags)):
+            if told[name] is not None and built is None:
+                raise ValueError(
+                    f"{name} is stated to a network built without: see DiTConfig.{name}"
+                )
+        unstated = vector.new_zeros(vector.shape[0])  # not len(vector): exporters would fix it
+        if self.key is not None:
+            vector = vector + self.key(unstated.long() if key is None else key)
+        if self.total is not None:
+            total = unstated if total is None else total
+            start = unstated if start is None else start
+            timing = self.start(start / TIMING_UNIT) + self.total(total / TIMING_UNIT)
+            vector = vector + torch.where(total[:, None] > 0, timing, self.no_timing)
+        if tags is not None:
+            if (given := tags.shape[1]) != (known := self.tags.in_features):
+                raise ValueError(f"{given} tags for a network of {known}: see tag_columns")
+            vector = vector + self.tags(tags.to(self.tags.weight.dtype))
+        return vector
+
+
+@runtime_checkable
+class PromptEncoder(Protocol):
+    """Turns captions into tokens and a mask that tells them from padding.
+
+    `config` has the tokens' `width` and their greatest number, `max_tokens`.
+    """
+
+    config: Any
+
+    def __call__(
+        self, captions: list[str]
+    ) -> tuple[Float[Tensor, "b k w"], Bool[Tensor, "b k"]]: ...
+
+
+def warn_truncated(last: str, read: int, words: int) -> None:
+    """Say where a text encoder stopped reading a caption."""
+    warnings.warn(f"prompt truncated after {last!r} ({read} of {words} words)", stacklevel=2)
 
 
 @dataclass(frozen=True)
@@ -87,12 +199,14 @@ class TextEncoder(nn.Module, Snapshot):
     def forward(self, captions: list[str]) -> tuple[Float[Tensor, "b k w"], Bool[Tensor, "b k"]]:
         """Token embeddings and their mask, padded to the longest caption of the batch.
 
-        Words beyond `max_tokens` are left out.
+        Words beyond `max_tokens` are left out, with a warning.
         """
-        pieces = [
-            [self._pieces(word) for word in split_words(caption)[: self.config.max_tokens]]
-            for caption in captions
-        ]
+        pieces = []
+        for caption in captions:
+            words, room = split_words(caption), self.config.max_tokens
+            if len(words) > room:
+                warn_truncated(words[room - 1], room, len(words))
+            pieces.append([self._pieces(word) for word in words[:room]])
         longest = max(1, max(map(len, pieces)))
         flat = [piece for words in pieces for piece in words]
         device = self.position.device
@@ -143,10 +257,46 @@ def pool(text: Float[Tensor, "b k w"], mask: Bool[Tensor, "b k"]) -> Float[Tenso
 
 @torch.no_grad()
 def condition(
-    encoder: nn.Module, captions: list[str], tempo: list[float | None] | Tensor
+    encoder: PromptEncoder,
+    captions: list[str],
+    tempo: Sequence[float | None] | Tensor,
+    *,
+    key: Sequence[str | None] | None = None,
+    start: Sequence[float] | Tensor | None = None,
+    total: Sequence[float] | Tensor | None = None,
+    tags: Bool[Tensor, "b g"] | None = None,
 ) -> Condition:
-    """Encode captions and tempi (bpm; None or 0 = not stated) with a frozen text encoder."""
+    """Encode captions with a frozen text encoder and put what else is known beside them.
+
+    `tempo` in bpm (None or 0 = not stated), `key` as `check_key` reads it, `start` and `total` in
+    seconds, `tags` from `tag_columns`. Raises ValueError where their number is not the captions',
+    for an unknown key and for impossible seconds.
+    """
+    stated = {"tempo": tempo, "key": key, "start": start, "total": total, "tags": tags}
+    for name, values in stated.items():
+        if values is not None and len(values) != len(captions):
+            raise ValueError(f"{name} has {len(values)} values for {len(captions)} captions")
+    if start is not None and total is None:
+        raise ValueError("start needs total: a place in a recording of unknown length says nothing")
     text, mask = encoder(captions)
-    if not isinstance(tempo, Tensor):
-        tempo = torch.tensor([bpm or 0.0 for bpm in tempo])
-    return Condition(text, mask, tempo.to(text.device, torch.float32))
+    if key is not None:
+        key = [0 if one is None else 1 + KEYS.index(check_key(one)) for one in key]
+        key = torch.tensor(key, device=text.device)
+    start, total = (_seconds(v, text.device) for v in (start, total))
+    tags = None if tags is None else tags.to(text.device)
+    return Condition(text, mask, _numbers(tempo, text.device), key, start, total, tags)
+
+
+def _seconds(values: Sequence[float] | Tensor | None, device: torch.device) -> Tensor | None:
+    if values is None:
+        return None
+    seconds = _numbers(values, device)
+    if not (seconds.isfinite() & (seconds >= 0)).all():
+        raise ValueError(f"seconds must be finite and at least 0, got {seconds.tolist()}")
+    return seconds
+
+
+def _numbers(values: Sequence[float | None] | Tensor, device: torch.device) -> Float[Tensor, " b"]:
+    if not isinstance(values, Tensor):
+        values = torch.tensor([value or 0.0 for value in values])
+    return values.to(device, torch.float32)

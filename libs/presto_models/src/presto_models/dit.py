@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from presto_models.attention import rotary_table
 from presto_models.blocks import Block, Fourier
-from presto_models.conditioning import Condition
+from presto_models.conditioning import Condition, Metadata
 from presto_models.denoiser import Hidden, Tap
 from presto_models.edm import SIGMA_DATA, Precondition
 from presto_models.layer_schedule import Drop, LayerSchedule, kept_blocks
@@ -33,6 +33,9 @@ class DiTConfig:
     budget_embedding: bool = True  # tell the network how many blocks will run
     trajectory: bool = False  # tell it the noise level a jump is to end at (consistency trajectory)
     drop: Drop = "shifted"  # which blocks a smaller budget drops
+    key: bool = False  # tell it the musical key
+    timing: bool = False  # tell it where in a recording of what length the clip begins
+    tags: tuple[str, ...] = ()  # tell it which of these the clip has
 
 
 class DiT(nn.Module):
@@ -52,6 +55,7 @@ class DiT(nn.Module):
         self.noise = Fourier(width)
         self.tempo = Fourier(width, low=0.05, high=8.0)
         self.no_tempo = nn.Parameter(torch.zeros(width))
+        self.metadata = Metadata(width, key=config.key, timing=config.timing, tags=len(config.tags))
         self.budget = nn.Embedding(config.depth, width) if config.budget_embedding else None
         self.noise_to = Fourier(width) if config.trajectory else None
         if config.text_width:
@@ -179,7 +183,7 @@ class DiT(nn.Module):
         return counts
 
     def _embed(self, c_noise: Tensor, cond: Condition | None, budgets, c_noise_to):
-        """One vector for noise, tempo, budget and prompt; and the prompt's tokens with mask."""
+        """One vector for noise, budget, metadata and prompt; and the prompt's tokens with mask."""
         vector = self.noise(c_noise)
         if self.budget is not None:
             vector = vector + self.budget.weight[budgets - 1]
@@ -192,6 +196,7 @@ class DiT(nn.Module):
         else:
             known, log_tempo = cond.tempo[:, None] > 0, (cond.tempo.clamp(min=1) / 100).log2()
         vector = vector + torch.where(known, self.tempo(log_tempo), self.no_tempo)
+        vector = self.metadata(vector, cond)
         text = mask = None
         if self.config.text_width:
             text, mask = self._prompt(cond, len(c_noise))

@@ -200,10 +200,12 @@ class Pipeline:
         return Output(audio, step.x, codec.sample_rate, watch.seconds, metadata)
 
     def condition(self, prompts: list[str], *, bpm: float | None = None) -> Condition:
-        """Parse prompts ("words --bpm 120") and encode them."""
+        """Parse prompts ("words --bpm 120 --key A minor") and encode them."""
         parsed = [parse_prompt(prompt) for prompt in prompts]
-        tempo = [t if bpm is None else check_tempo(bpm) for _, t in parsed]
-        return condition(self.text_encoder, [words for words, _ in parsed], tempo)
+        tempo = [one.tempo if bpm is None else check_tempo(bpm) for one in parsed]
+        key = [one.key for one in parsed]
+        words = [one.words for one in parsed]
+        return condition(self.text_encoder, words, tempo, key=key if any(key) else None)
 
     def denoise(
         self,

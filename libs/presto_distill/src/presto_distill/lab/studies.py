@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from pandas import DataFrame, Series
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from presto_data import Clip, folder_corpus, synthetic_corpus
 from presto_distill import losses
@@ -237,7 +238,7 @@ def held_out_clips(lab: Lab, clips: int) -> tuple[Float[Tensor, "n c t"], Condit
     """So many held-out latents, cut to the preset's length, with their conditions."""
     n = min(clips, len(lab.held_out), lab.preset.samples)
     x = lab.held_out.latents[:n, :, : lab.preset.frames].to(lab.device)
-    return x, Condition(*(leaf[:n] for leaf in lab.prompts))
+    return x, tree_map_only(Tensor, lambda leaf: leaf[:n], lab.prompts)
 
 
 @torch.inference_mode()

@@ -46,6 +46,8 @@ def drop_condition(cond: Cond, null: Null, rate: float, rng: torch.Generator) ->
     drop = torch.rand(len(leaf), generator=rng, device=leaf.device) < rate
 
     def pick(kept, nothing):
+        if kept is None:  # never stated
+            return None
         return torch.where(drop.view(-1, *[1] * (kept.ndim - 1)), nothing, kept)
 
     return tree_map(pick, cond, null(cond))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from presto_distill import losses
 from presto_distill.objective import Batch, Losses, Turn, trainable
@@ -69,7 +69,7 @@ def solve(
     D = guided(teacher, cfg.guidance_scale, null)
     parts = []
     for rows in torch.arange(len(clips.x)).split(chunk):
-        x, cond = tree_map(lambda leaf, rows=rows: leaf[rows], tuple(clips))
+        x, cond = tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows], tuple(clips))
         u = torch.arange(cfg.solver_steps, dtype=torch.float64)
         u = (u + torch.rand(1, generator=rng, device=rng.device).item()) / cfg.solver_steps
         sigmas = cfg.p_gen.quantile(1 - u).float()
@@ -95,7 +95,7 @@ def point_stream(trajectories: Trajectories, *, batch: int, seed: int) -> Stream
             order = np.random.default_rng([seed, number]).permutation(total)
             place = torch.from_numpy(order[first : first + batch])
             level, clip = place // len(end), place % len(end)
-            one = tree_map(lambda leaf, clip=clip: leaf[clip], cond)
+            one = tree_map_only(Tensor, lambda leaf, clip=clip: leaf[clip], cond)
             yield Batch(end[clip], Point(x[level, clip], sigma[level, clip], one))
 
     return stream

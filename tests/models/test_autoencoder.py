@@ -5,8 +5,15 @@ import math
 import pytest
 import torch
 
-from presto_models.autoencoder import Autoencoder, AutoencoderConfig, band_centres
-from presto_models.phase import frame_spectra, griffin_lim, overlap_add, propagated_phase
+from presto_models import phase
+from presto_models.autoencoder import Autoencoder, AutoencoderConfig, Codec, band_centres
+from presto_models.phase import (
+    frame_spectra,
+    griffin_lim,
+    initial_phase,
+    overlap_add,
+    propagated_phase,
+)
 
 SMALL = AutoencoderConfig(channels=8, width=16, depth=1)
 
@@ -133,3 +140,40 @@ def test_snapshot_round_trip(codec, tmp_path):
     assert again.config == SMALL
     audio = 0.1 * torch.randn(1, 8192)
     torch.testing.assert_close(again.encode(audio), codec.encode(audio), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("chunk", [3, 8, 25])
+def test_long_audio_in_chunks_equals_the_whole(codec, chunk):
+    audio = 0.1 * torch.randn(1, 60 * 2048 - 700, generator=torch.Generator().manual_seed(0))
+    whole, pieces = codec.encode_distribution(audio), codec.encode_distribution(audio, chunk=chunk)
+    torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
+    for iterations in (0, 4):
+        sound = codec.decode(whole[0], iterations=iterations)
+        again = codec.decode(whole[0], iterations=iterations, chunk=chunk)
+        torch.testing.assert_close(again, sound, atol=1e-4 * sound.abs().max().item(), rtol=0)
+
+
+def test_an_output_of_encoding_depends_on_no_more_than_the_overlap(codec):
+    audio = (0.1 * torch.randn(1, 20 * 2048)).requires_grad_()
+    codec.encode(audio)[0, :, 10].sum().backward()
+    reached = (audio.grad[0] != 0).nonzero().flatten() // codec.hop_length
+    assert 10 - (SMALL.depth + 1) <= reached.min() and reached.max() <= 10 + SMALL.depth + 1
+
+
+def test_initial_phase_does_not_know_its_blocks(monkeypatch):
+    magnitude = torch.rand(2, 50, 65, generator=torch.Generator().manual_seed(0))
+    whole = initial_phase(magnitude, 32, resolved=40)
+    torch.testing.assert_close(whole.abs(), torch.ones(2, 50, 65))
+    monkeypatch.setattr(phase, "BLOCK", 7)
+    torch.testing.assert_close(initial_phase(magnitude, 32, resolved=40), whole, atol=2e-3, rtol=0)
+
+
+def test_the_codec_follows_the_protocol_and_compiling_is_a_flag(codec, tmp_path, monkeypatch):
+    assert isinstance(codec, Codec)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda fn, **_: compiled.append(fn) or fn)
+    codec.save_pretrained(tmp_path)
+    Autoencoder.from_pretrained(tmp_path)
+    assert not compiled
+    Autoencoder.from_pretrained(tmp_path, compile=True)
+    assert phase.corrected in compiled

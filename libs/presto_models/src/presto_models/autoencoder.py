@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from presto_models.chunks import chunked
-from presto_models.phase import frame_spectra, griffin_lim, initial_phase
+from presto_models.phase import corrected, frame_spectra, griffin_lim, initial_phase
 from presto_models.snapshot import Snapshot
 
 CHUNK = 1024  # latent frames encoded or decoded at once: 48 s, more than any clip the models make
@@ -96,6 +96,8 @@ class Autoencoder(Snapshot, nn.Module):
         self.margin = (config.window_length - config.stft_hop) // 2  # a window's share of one side
         self.floor = math.log(10) * config.floor_db / 20
 
+        self.correct = corrected
+
         to_bands, to_bins = band_matrices(config)
         self.register_buffer("window", torch.hann_window(config.window_length), persistent=False)
         self.register_buffer("to_bands", to_bands, persistent=False)
@@ -118,10 +120,12 @@ class Autoencoder(Snapshot, nn.Module):
         device: str | torch.device = "cpu",
         compile: bool = False,
     ) -> Self:
-        """Load as every snapshot; `compile` compiles the decoder's network at its first call."""
+        """Load as every snapshot. `compile` compiles what decoding can gain from: its network, and
+        the arithmetic between Griffin-Lim's Fourier transforms. The first call takes its time."""
         codec = super().from_pretrained(name_or_path, device=device)
         if compile:
             codec.decoder.compile(dynamic=True)
+            codec.correct = torch.compile(corrected, dynamic=True)
         return codec
 
     def encode(
@@ -164,7 +168,12 @@ class Autoencoder(Snapshot, nn.Module):
 
         def sound(magnitude: Tensor, start: Tensor) -> Tensor:
             audio = griffin_lim(
-                magnitude.mT, self.window, hop, start=start.mT, iterations=iterations
+                magnitude.mT,
+                self.window,
+                hop,
+                start=start.mT,
+                iterations=iterations,
+                correct=self.correct,
             )
             return audio[:, self.margin : -self.margin]
 

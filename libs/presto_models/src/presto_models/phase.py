@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -89,6 +90,19 @@ def propagated_phase(
     return torch.polar(torch.ones_like(phase), phase), after
 
 
+def corrected(
+    consistent: Float[Tensor, "b n f 2"],
+    previous: Float[Tensor, "b n f 2"],
+    magnitude: Float[Tensor, "b n f"],
+    momentum: float,
+) -> Float[Tensor, "b n f 2"]:
+    """Spectra that go on from `previous` past `consistent`, with their magnitudes put right."""
+    ahead = consistent + momentum * (consistent - previous)
+    # The complex quotient by hand: torch's complex abs is several times slower on a CPU.
+    scale = magnitude * ahead.square().sum(-1).clamp_min(1e-20).rsqrt()
+    return ahead * scale[..., None]
+
+
 def griffin_lim(
     magnitude: Float[Tensor, "b n f"],
     window: Float[Tensor, " w"],
@@ -97,10 +111,12 @@ def griffin_lim(
     start: Complex[Tensor, "b n f"],
     iterations: int,
     momentum: float = 0.99,
+    correct: Callable[..., Tensor] = corrected,
 ) -> Float[Tensor, "b s"]:
     """A signal of s = (n - 1) hop + w samples whose frame spectra come close to `magnitude`.
 
-    Fast Griffin-Lim (Perraudin et al., 2013) from the unit phasors `start`.
+    Fast Griffin-Lim (Perraudin et al., 2013) from the unit phasors `start`. `correct` may be a
+    compiled `corrected`.
     """
     count = magnitude.shape[1]
     weight = overlap_add((window**2).expand(1, count, -1), hop).clamp_min(1e-3)
@@ -109,12 +125,9 @@ def griffin_lim(
         return overlap_add(torch.fft.irfft(spectrum) * window, hop) / weight
 
     spectrum = magnitude * start
-    previous = 0.0
+    previous = torch.zeros_like(torch.view_as_real(spectrum))
     for _ in range(iterations):
         consistent = torch.view_as_real(frame_spectra(signal(spectrum), window, hop))
-        ahead = consistent + momentum * (consistent - previous)
-        # The complex quotient by hand: torch's complex abs is several times slower on a CPU.
-        scale = magnitude * ahead.square().sum(-1).clamp_min(1e-20).rsqrt()
-        spectrum = torch.view_as_complex(ahead * scale[..., None])
+        spectrum = torch.view_as_complex(correct(consistent, previous, magnitude, momentum))
         previous = consistent
     return signal(spectrum)

@@ -105,8 +105,9 @@ class Autoencoder(Snapshot, nn.Module):
 
         self.bands = to_bands.shape[1]
         patch = self.bands * config.frames_per_latent
-        self.encoder = Corrected(patch, 2 * config.channels, config)
-        self.decoder = Corrected(config.channels, patch, config)
+        size = {"width": config.width, "depth": config.depth}
+        self.encoder = Corrected(patch, 2 * config.channels, **size)
+        self.decoder = Corrected(config.channels, patch, **size)
         # Corpus statistics, set once by training: they travel with the weights.
         self.register_buffer("band_mean", torch.full((self.bands,), self.floor / 2))
         self.register_buffer("latent_mean", torch.zeros(config.channels))
@@ -214,12 +215,12 @@ class Autoencoder(Snapshot, nn.Module):
 class Corrected(nn.Module):
     """A linear map of each frame, plus what a small convolutional network adds to it."""
 
-    def __init__(self, inputs: int, outputs: int, config: AutoencoderConfig):
+    def __init__(self, inputs: int, outputs: int, *, width: int, depth: int):
         super().__init__()
         self.linear = nn.Conv1d(inputs, outputs, 1)
-        self.enter = nn.Conv1d(inputs, config.width, 1)
-        self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.depth))
-        self.leave = nn.Conv1d(config.width, outputs, 1)
+        self.enter = nn.Conv1d(inputs, width, 1)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.leave = nn.Conv1d(width, outputs, 1)
         # Training starts from the linear map alone.
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -249,7 +250,17 @@ def erb(hz: Tensor) -> Tensor:
     return 24.7 * (4.37e-3 * hz + 1)
 
 
-def band_centres(config: AutoencoderConfig) -> Float[Tensor, " bands"]:
+@runtime_checkable
+class Bands(Protocol):
+    """What a config says of its frequency bands; see AutoencoderConfig."""
+
+    sample_rate: int
+    window_length: int
+    linear_hz: float
+    bands_per_erb: float
+
+
+def band_centres(config: Bands) -> Float[Tensor, " bands"]:
     """Band centres in Hz: every bin up to `linear_hz`, from there steps of ERB / bands_per_erb."""
     bin_hz, top = config.sample_rate / config.window_length, config.sample_rate / 2
     linear = torch.arange(0, config.linear_hz, bin_hz, dtype=torch.float64)
@@ -261,7 +272,7 @@ def band_centres(config: AutoencoderConfig) -> Float[Tensor, " bands"]:
 
 
 def band_matrices(
-    config: AutoencoderConfig,
+    config: Bands,
 ) -> tuple[Float[Tensor, "f bands"], Float[Tensor, "bands f"]]:
     """Means of magnitude over bands, and the interpolation that takes magnitudes back to bins."""
     centres = band_centres(config)
@@ -273,5 +284,7 @@ def band_matrices(
     column = torch.arange(len(bins))
     to_bins[upper - 1, column] = 1 - share
     to_bins[upper, column] = share
+    if not to_bins.any(1).all():
+        raise ValueError(f"bands_per_erb {config.bands_per_erb} leaves bands without a bin")
     to_bands = to_bins.T / to_bins.sum(1)
     return to_bands.contiguous(), to_bins

@@ -123,7 +123,7 @@ class Oobleck(Snapshot, nn.Module):
 
     @torch.no_grad()
     def standardise(self, clips: Iterable[Tensor]) -> None:
-        """Measure each latent channel over batches of audio: from here on mean 0 and std `sigma_data`."""
+        """Measure each latent channel over batches of audio, so that it has std `sigma_data`."""
         means = torch.cat(
             [self._raw_distribution(clip, CHUNK)[0].mT.flatten(0, 1) for clip in clips]
         )

@@ -1,5 +1,5 @@
 """Training of the bundled models from nothing but this repository: embedder and prompt encoder,
-base model, the three students, and mono to stereo. The codec comes first (benchmarks/train_codec.py).
+base model, the three students and mono to stereo. The codec is first (benchmarks/train_codec.py).
 
     presto train-bundle --out presto-small --stages embedder base
 """

@@ -1,4 +1,4 @@
-"""Mono-to-stereo training, adversarial as MusicHiFi's (Zhu et al., 2024); terms and weights ours."""
+"""Mono-to-stereo training, adversarial as MusicHiFi's (Zhu et al., 2024); terms, weights ours."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WideningConfig:
     channels: float = 1.0
     gan: float = 0.1
     features: float = 1.0
-    windows: tuple[int, ...] = (512, 1024, 2048)  # samples; frames overlap by three quarters
+    windows: tuple[int, ...] = (512, 1024, 2048)  # samples; frames overlap by half
     critic_width: int = 16
 
 
@@ -40,7 +40,7 @@ class Widening:
 
     def __init__(self, generator: MonoToStereo, cfg: WideningConfig = WideningConfig()):
         self.generator, self.cfg = generator, cfg
-        self.critic = StereoDiscriminator(cfg.windows, cfg.critic_width)
+        self.critic = StereoDiscriminator(len(cfg.windows), cfg.critic_width)
         self.players = {"generator": self.generator, "critic": self.critic}
         self.turns = [Turn("critic", self.critic_loss), Turn("generator", self.generator_loss)]
 
@@ -48,7 +48,8 @@ class Widening:
         mid, side = mid_side(batch.x)
         with torch.no_grad():
             made = self.generator.side(mid[:, None])[:, 0]
-        fake, real = self.critic(mid, made), self.critic(mid, side)
+        M, S, made_S = (spectra(x, self.cfg.windows) for x in (mid, side, made))
+        fake, real = self.critic(M, made_S), self.critic(M, S)
         losses = [lsgan_discriminator(f.score, r.score) for f, r in zip(fake, real, strict=True)]
         return {"critic": torch.stack(losses).mean()}
 
@@ -56,17 +57,17 @@ class Widening:
         cfg = self.cfg
         mid, side = mid_side(batch.x)
         made = self.generator.side(mid[:, None])[:, 0]
+        M, S, made_S = (spectra(x, cfg.windows) for x in (mid, side, made))
 
-        # Compare spectra.
-        def apart(x: Tensor, y: Tensor) -> Tensor:
-            return spectral_distance(x, y, cfg.windows)
-
-        left, right = mid + side, mid - side
-        straight = apart(mid + made, left) + apart(mid - made, right)
-        crossed = apart(mid + made, right) + apart(mid - made, left)
+        # Compare spectra: of the side, and of left and right.
+        apart = [
+            (spectral_distance(fake, s), channel_distance(m, fake, s))
+            for m, s, fake in zip(M, S, made_S, strict=True)
+        ]
+        side_term, channels_term = (torch.stack(term).mean() for term in zip(*apart, strict=True))
 
         # Ask the critic, and compare what it sees on the way.
-        fake, real = self.critic(mid, made), self.critic(mid, side)
+        fake, real = self.critic(M, made_S), self.critic(M, S)
         gan = [lsgan_generator(verdict.score) for verdict in fake]
         features = [
             (f - r.detach()).abs().mean() / r.detach().abs().mean()
@@ -74,8 +75,8 @@ class Widening:
             for f, r in zip(one.features, other.features, strict=True)
         ]
         return {
-            "side": cfg.side * apart(made, side).mean(),
-            "channels": cfg.channels * straight.minimum(crossed).mean() / 2,
+            "side": cfg.side * side_term,
+            "channels": cfg.channels * channels_term,
             "gan": cfg.gan * torch.stack(gan).mean(),
             "features": cfg.features * torch.stack(features).mean(),
         }
@@ -89,17 +90,16 @@ class Verdict(NamedTuple):
 
 
 class StereoDiscriminator(nn.Module):
-    """Judges mid and side together at several resolutions, a map of scores for each."""
+    """Judges the spectra of mid and side together, a map of scores for each resolution."""
 
-    def __init__(self, windows: tuple[int, ...], width: int):
+    def __init__(self, resolutions: int, width: int):
         super().__init__()
-        self.windows = windows
-        self.critics = nn.ModuleList(nn.ModuleList(_layers(width)) for _ in windows)
+        self.critics = nn.ModuleList(nn.ModuleList(_layers(width)) for _ in range(resolutions))
 
-    def forward(self, mid: Float[Tensor, "b s"], side: Float[Tensor, "b s"]) -> list[Verdict]:
+    def forward(self, mid: list[Tensor], side: list[Tensor]) -> list[Verdict]:
         verdicts = []
-        for window, layers in zip(self.windows, self.critics, strict=True):
-            hidden, features = view(mid, side, window), []
+        for m, s, layers in zip(mid, side, self.critics, strict=True):
+            hidden, features = view(m, s), []
             for layer in layers[:-1]:
                 hidden = F.leaky_relu(layer(hidden), 0.1)
                 features.append(hidden.float())
@@ -108,45 +108,48 @@ class StereoDiscriminator(nn.Module):
 
 
 def _layers(width: int) -> list[nn.Conv2d]:
-    """Convolutions over time and frequency that halve frequency three times and time twice."""
-    wide = {"kernel_size": (3, 9), "padding": (1, 4)}
+    """Convolutions over time and frequency, coarser from one to the next; the last one scores."""
     return [
-        nn.Conv2d(3, width, **wide, stride=(1, 2)),
-        nn.Conv2d(width, width, **wide, stride=2),
-        nn.Conv2d(width, width, **wide, stride=2),
-        nn.Conv2d(width, 1, 3, padding=1),
+        nn.Conv2d(3, width, (3, 8), stride=(1, 4), padding=(1, 2)),
+        nn.Conv2d(width, 2 * width, (3, 8), stride=(2, 4), padding=(1, 2)),
+        nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
+        nn.Conv2d(2 * width, 1, 3, padding=1),
     ]
 
 
-def view(
-    mid: Float[Tensor, "b s"], side: Float[Tensor, "b s"], window: int
-) -> Float[Tensor, "b 3 n f"]:
+def view(mid: Complex[Tensor, "b n f"], side: Complex[Tensor, "b n f"]) -> Float[Tensor, "b 3 n f"]:
     """What the discriminator looks at: levels of mid and side, and where each bin is panned.
 
     The third is the cosine of the phase between mid and side: 1 on the left, -1 on the right, 0
     for what is wide without being anywhere.
     """
-    m, s = spectra(mid, window), spectra(side, window)
-    a, b = magnitude(m), magnitude(s)
-    panned = (m.real * s.real + m.imag * s.imag) / (a * b)
+    a, b = magnitude(mid), magnitude(side)
+    panned = (mid.real * side.real + mid.imag * side.imag) / (a * b)
     return torch.stack([(a + FLOOR).log() / 3 + 2, (b + FLOOR).log() / 3 + 2, panned], 1)
 
 
 def spectral_distance(
-    x: Float[Tensor, "b s"], y: Float[Tensor, "b s"], windows: tuple[int, ...]
+    x: Complex[Tensor, "b n f"], y: Complex[Tensor, "b n f"]
 ) -> Float[Tensor, " b"]:
-    """Mean |log X - log Y| over the bins of every resolution, magnitudes floored at -80 dB."""
-    distances = []
-    for window in windows:
-        a, b = (magnitude(spectra(z, window)) + FLOOR for z in (x, y))
-        distances.append((a.log() - b.log()).abs().flatten(1).mean(1))
-    return torch.stack(distances).mean(0)
+    """Mean |log |X| - log |Y|| over frames and bins, magnitudes floored at -80 dB."""
+    a, b = (magnitude(z) + FLOOR for z in (x, y))
+    return (a.log() - b.log()).abs().flatten(1).mean(1)
 
 
-def spectra(x: Float[Tensor, "b s"], window: int) -> Complex[Tensor, "b n f"]:
-    """Spectra of Hann frames a quarter apart, where a full-scale sine peaks at 1."""
-    hann = torch.hann_window(window, device=x.device)
-    return frame_spectra(x, hann, window // 4) * (2 / hann.sum())
+def channel_distance(
+    mid: Complex[Tensor, "b n f"], made: Complex[Tensor, "b n f"], side: Complex[Tensor, "b n f"]
+) -> Float[Tensor, " b"]:
+    """Mean spectral distance of left and of right, in whichever order is closer."""
+    left, right = mid + side, mid - side
+    straight = spectral_distance(mid + made, left) + spectral_distance(mid - made, right)
+    crossed = spectral_distance(mid + made, right) + spectral_distance(mid - made, left)
+    return straight.minimum(crossed) / 2
+
+
+def spectra(x: Float[Tensor, "b s"], windows: tuple[int, ...]) -> list[Complex[Tensor, "b _n _f"]]:
+    """Spectra of Hann frames that overlap by half, where a full-scale sine peaks at 1."""
+    hanns = [torch.hann_window(window, device=x.device) for window in windows]
+    return [frame_spectra(x, hann, len(hann) // 2) * (2 / hann.sum()) for hann in hanns]
 
 
 def magnitude(spectra: Complex[Tensor, "b n f"]) -> Float[Tensor, "b n f"]:

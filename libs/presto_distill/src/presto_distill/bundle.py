@@ -82,10 +82,8 @@ class BundlePreset:
     guidance_scale: float = 1.0  # of the teacher of few-step generators; see presets.Preset
     frames_and_batch: tuple[tuple[int, int], ...] = ((64, 24), (64, 24), (64, 24), (216, 8))
     trajectories: tuple[tuple[int, int, int], ...] = ((64, 1536, 32), (216, 384, 10))  # + clips
-    stereo: TrainConfig = TrainConfig(
-        steps=1500, lr=5e-4, warmup=50, decay="cosine", ema_decay=0.99
-    )
-    stereo_clips: int = 400  # of `stereo_seconds`; as many as fit are held out besides
+    stereo: TrainConfig = TrainConfig(steps=1500, lr=1e-3, warmup=50, decay="cosine")
+    stereo_clips: int = 400
     stereo_held_out: int = 48
     stereo_seconds: float = 6.0
     stereo_batch: tuple[int, int] = (6, 49_152)  # crops, samples of each

@@ -80,7 +80,7 @@ def test_training_narrows_the_distance_to_panned_noise():
     mid = noise(2, 4096)
     panned = torch.stack([1.6 * mid, 0.4 * mid], 1)  # side = 0.6 mid
     objective = Widening(MonoToStereo(TINY))
-    trainer = Trainer(objective, TrainConfig(steps=20, lr=1e-2, ema_decay=0.5))
+    trainer = Trainer(objective, TrainConfig(steps=15, lr=1e-2, ema_decay=0.5))
     records = list(trainer.run(lambda start: iter(lambda: Batch(panned), None)))
     assert records[-1].losses["side"] < 0.5 * records[0].losses["side"]
     made = trainer.averages["generator"](mid[:, None])

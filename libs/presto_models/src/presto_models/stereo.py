@@ -21,7 +21,7 @@ from presto_models.phase import frame_spectra, overlap_add
 from presto_models.snapshot import Snapshot
 
 CHUNK = 1024  # spectrogram frames at once: 24 s
-FINEST = 2.0**24  # side steps per unit
+FINEST = 2.0**24  # steps of the side per unit, finer than 24-bit audio
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class MonoToStereo(Snapshot, nn.Module):
     ) -> Float[Tensor, "b 2 s"]:
         """Left and right in float32; `width` scales the side, and 0 is mono.
 
+        The side is rounded, so it has no gradient here: training takes `side`.
         Raises ValueError for a width that is negative or not finite.
         """
         if not 0 <= width < math.inf:

@@ -1,6 +1,7 @@
 """How wide a stereo recording is, band by band, and how far another is from that."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -50,5 +51,5 @@ def decorrelated(
     mid: Float[Tensor, "b 1 s"], *, gain: float, delay: int = 529
 ) -> Float[Tensor, "b 2 s"]:
     """The oldest pseudo-stereo, a baseline: a delayed mid as the side (Lauridsen's), 12 ms late."""
-    side = gain * torch.nn.functional.pad(mid, (delay, 0))[..., : mid.shape[-1]]
+    side = gain * F.pad(mid, (delay, 0))[..., : mid.shape[-1]]
     return torch.cat([mid + side, mid - side], 1)

@@ -5,8 +5,15 @@ import math
 import pytest
 import torch
 
-from presto_models.autoencoder import Autoencoder, AutoencoderConfig, band_centres
-from presto_models.phase import frame_spectra, griffin_lim, overlap_add, propagated_phase
+from presto_models import phase
+from presto_models.autoencoder import Autoencoder, AutoencoderConfig, Codec, band_centres
+from presto_models.phase import (
+    frame_spectra,
+    griffin_lim,
+    initial_phase,
+    overlap_add,
+    propagated_phase,
+)
 
 SMALL = AutoencoderConfig(channels=8, width=16, depth=1)
 
@@ -35,7 +42,7 @@ def test_propagated_phase_of_a_steady_sinusoid():
     window, hop, bin_ = torch.hann_window(4096), 1024, 100.25
     signal = sine(bin_ * 44100 / 4096, samples=4096 + 15 * hop)[None]
     spectra = frame_spectra(signal, window, hop)
-    rotation = torch.angle(spectra * propagated_phase(spectra.abs(), hop).conj())[0, :, 99:103]
+    rotation = torch.angle(spectra * propagated_phase(spectra.abs(), hop)[0].conj())[0, :, 99:103]
     # One phase for the whole main lobe; the interpolated frequency is good to 0.02 bins.
     torch.testing.assert_close(rotation, rotation[:, :1].expand_as(rotation), atol=2e-3, rtol=0)
     assert rotation.diff(dim=0).abs().max() < 2 * math.pi * 0.02 * hop / 4096
@@ -45,7 +52,7 @@ def test_griffin_lim_approaches_the_magnitudes_of_a_chord():
     window = torch.hann_window(4096)
     signal = sum(sine(hz, samples=4096 + 15 * 1024) for hz in (440, 554, 660))[None]
     magnitude = frame_spectra(signal, window, 1024).abs()
-    start = propagated_phase(magnitude, 1024)
+    start, _ = propagated_phase(magnitude, 1024)
     errors = []
     for iterations in (0, 16):
         again = griffin_lim(magnitude, window, 1024, start=start, iterations=iterations)
@@ -106,7 +113,7 @@ def test_standardisation_is_an_affine_change_of_units_that_decoding_undoes(codec
     moved.load_state_dict(codec.state_dict())
     moved.latent_mean.copy_(torch.randn(8))
     moved.latent_std.copy_(torch.rand(8) + 0.5)
-    mean, scale = moved.posterior(audio)
+    mean, scale = moved.encode_distribution(audio)
     unit = (0.5 / moved.latent_std)[:, None]
     torch.testing.assert_close(mean, (raw - moved.latent_mean[:, None]) * unit)
     torch.testing.assert_close(scale, raw_scale * unit)
@@ -115,7 +122,7 @@ def test_standardisation_is_an_affine_change_of_units_that_decoding_undoes(codec
 
 def test_encode_is_the_mean_and_a_generator_draws_from_the_posterior(codec):
     audio = 0.1 * torch.randn(1, 100_000)
-    mean, scale = codec.posterior(audio)
+    mean, scale = codec.encode_distribution(audio)
     torch.testing.assert_close(codec.encode(audio), mean)
     draws = [codec.encode(audio, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
     torch.testing.assert_close(*draws, rtol=0, atol=0)
@@ -133,3 +140,40 @@ def test_snapshot_round_trip(codec, tmp_path):
     assert again.config == SMALL
     audio = 0.1 * torch.randn(1, 8192)
     torch.testing.assert_close(again.encode(audio), codec.encode(audio), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("chunk", [3, 8, 25])
+def test_long_audio_in_chunks_equals_the_whole(codec, chunk):
+    audio = 0.1 * torch.randn(1, 60 * 2048 - 700, generator=torch.Generator().manual_seed(0))
+    whole, pieces = codec.encode_distribution(audio), codec.encode_distribution(audio, chunk=chunk)
+    torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
+    for iterations in (0, 4):
+        sound = codec.decode(whole[0], iterations=iterations)
+        again = codec.decode(whole[0], iterations=iterations, chunk=chunk)
+        torch.testing.assert_close(again, sound, atol=1e-4 * sound.abs().max().item(), rtol=0)
+
+
+def test_an_output_of_encoding_depends_on_no_more_than_the_overlap(codec):
+    audio = (0.1 * torch.randn(1, 20 * 2048)).requires_grad_()
+    codec.encode(audio)[0, :, 10].sum().backward()
+    reached = (audio.grad[0] != 0).nonzero().flatten() // codec.hop_length
+    assert 10 - (SMALL.depth + 1) <= reached.min() and reached.max() <= 10 + SMALL.depth + 1
+
+
+def test_initial_phase_does_not_know_its_blocks(monkeypatch):
+    magnitude = torch.rand(2, 50, 65, generator=torch.Generator().manual_seed(0))
+    whole = initial_phase(magnitude, 32, resolved=40)
+    torch.testing.assert_close(whole.abs(), torch.ones(2, 50, 65))
+    monkeypatch.setattr(phase, "BLOCK", 7)
+    torch.testing.assert_close(initial_phase(magnitude, 32, resolved=40), whole, atol=2e-3, rtol=0)
+
+
+def test_the_codec_follows_the_protocol_and_compiling_is_a_flag(codec, tmp_path, monkeypatch):
+    assert isinstance(codec, Codec)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda fn, **_: compiled.append(fn) or fn)
+    codec.save_pretrained(tmp_path)
+    Autoencoder.from_pretrained(tmp_path)
+    assert not compiled
+    Autoencoder.from_pretrained(tmp_path, compile=True)
+    assert phase.corrected in compiled

@@ -1,5 +1,5 @@
 """Training of the bundled models from nothing but this repository: embedder and prompt encoder,
-base model, and the three students. The codec comes first (benchmarks/train_codec.py).
+base model, the three students and mono to stereo. The codec is first (benchmarks/train_codec.py).
 
     presto train-bundle --out presto-small --stages embedder base
 """
@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._pytree import tree_map_only
 
@@ -22,6 +24,12 @@ from presto_distill.fit import fit
 from presto_distill.metrics import evaluate
 from presto_distill.metrics.clap_score import retrieval_accuracy
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
+from presto_distill.metrics.stereo import (
+    EDGES,
+    decorrelated,
+    level_and_correlation,
+    stereo_errors,
+)
 from presto_distill.objective import Batch, Objective
 from presto_distill.objectives.contrastive import Contrastive
 from presto_distill.objectives.denoising import Denoising
@@ -34,7 +42,9 @@ from presto_distill.objectives.regression import (
     point_stream,
     solve,
 )
+from presto_distill.objectives.stereo import Widening
 from presto_distill.presets import SMALL_LAYERS, SMALL_STEPS, SMALL_WARM_START
+from presto_distill.stereo_clips import FULL, crops, rendered
 from presto_distill.streams import conditioned, in_turn
 from presto_distill.trainer import Stream, TrainConfig, Trainer
 from presto_models import (
@@ -51,6 +61,7 @@ from presto_models.pipeline import Pipeline, Sampling
 from presto_models.precision import autocast
 from presto_models.samplers import sample
 from presto_models.snapshot import write_atomic
+from presto_models.stereo import MonoToStereo
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,11 @@ class BundlePreset:
     guidance_scale: float = 1.0  # of the teacher of few-step generators; see presets.Preset
     frames_and_batch: tuple[tuple[int, int], ...] = ((64, 24), (64, 24), (64, 24), (216, 8))
     trajectories: tuple[tuple[int, int, int], ...] = ((64, 1536, 32), (216, 384, 10))  # + clips
+    stereo: TrainConfig = TrainConfig(steps=1500, lr=1e-3, warmup=50, decay="cosine")
+    stereo_clips: int = 400
+    stereo_held_out: int = 48
+    stereo_seconds: float = 6.0
+    stereo_batch: tuple[int, int] = (6, 49_152)  # crops, samples of each
     workers: int = 2  # processes that render
 
 
@@ -87,6 +103,11 @@ def smallest() -> BundlePreset:
         steps=replace(SMALL_STEPS, steps=1),
         frames_and_batch=((32, 4),),
         trajectories=((32, 8, 4),),
+        stereo=TrainConfig(steps=2),
+        stereo_clips=2,
+        stereo_held_out=2,
+        stereo_seconds=1.0,
+        stereo_batch=(2, 16_384),
         workers=0,
     )
 
@@ -301,6 +322,45 @@ def train_layers_steps(preset: BundlePreset, out: Path, *, device: str = "cpu") 
     )
 
 
+def train_stereo(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
+    """Train mono to stereo on rendered stereo; compare it with mono and with a delayed mid."""
+    splits = []
+    for seed, clips in (
+        (preset.seed, preset.stereo_clips),
+        (preset.seed + 1000, preset.stereo_held_out),
+    ):
+        corpus = synthetic_corpus(clips, seed=seed, seconds=preset.stereo_seconds)
+        name = sha256(json.dumps(corpus.key).encode()).hexdigest()[:16]
+        splits.append(rendered(corpus, out / "latents" / f"{name}.npy", workers=preset.workers))
+    torch.manual_seed(preset.seed)
+    trainer = Trainer(Widening(MonoToStereo()), preset.stereo, device)
+    batch, samples = preset.stereo_batch
+    started = time.perf_counter()
+    stream = crops(splits[0], batch=batch, samples=samples, seed=preset.seed)
+    records = fit(trainer, stream, out / "stereo.checkpoint", label="stereo")
+    model = trainer.averages["generator"]
+    model.save_pretrained(out / "stereo", dtype=torch.bfloat16)
+    metrics = measure_stereo(model.cpu(), held=splits[1], train=splits[0][:64])
+    data = replace(preset, clips=preset.stereo_clips, clip_seconds=preset.stereo_seconds)
+    write_card(out / "stereo", data, preset.stereo, records, metrics, started)
+
+
+@torch.inference_mode()
+def measure_stereo(model: MonoToStereo, *, held: np.ndarray, train: np.ndarray) -> dict[str, Any]:
+    """Errors of widths on held-out clips: the model's, mono's, and those of a delayed mid that is
+    as loud as the sides of training clips are in the middle."""
+    real, known = (torch.from_numpy(part / np.float32(FULL)) for part in (held, train))
+    level, _ = level_and_correlation(known)
+    mid = real.mean(1, keepdim=True)
+    widened = {
+        "model": torch.cat([model(part) for part in mid.split(1)]),
+        "mono": mid.expand(-1, 2, -1),
+        "delayed mid": decorrelated(mid, gain=10 ** (level.median().item() / 20)),
+    }
+    errors = {name: stereo_errors(made, real) for name, made in widened.items()}
+    return {"band_edges_hz": EDGES, "held_out_clips": len(held), **errors}
+
+
 @torch.inference_mode()
 def measure(
     model: PrestoDenoiser,
@@ -376,6 +436,7 @@ STAGES = {
     "layers": train_layers,
     "steps": train_steps,
     "layers_steps": train_layers_steps,
+    "stereo": train_stereo,
 }
 
 

@@ -156,7 +156,8 @@ def train_bundle(
 
     Args:
         out: Folder that holds codec/ and receives the other models; default presto-small.
-        stages: Some of embedder, base, layers, steps, layers_steps; default all, in this order.
+        stages: Some of embedder, base, layers, steps, layers_steps, stereo; default all, in this
+            order.
         smallest: Every stage once with almost no steps, to try the command.
         device: cpu or cuda.
     """

@@ -8,14 +8,62 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from presto_models.phase import frame_spectra, griffin_lim, initial_phase
+from presto_models.chunks import chunked
+from presto_models.phase import corrected, frame_spectra, griffin_lim, initial_phase
 from presto_models.snapshot import Snapshot
+
+CHUNK = 1024  # latent frames encoded or decoded at once: 48 s, more than any clip the models make
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Audio to latents and back: [b, s] for a mono codec, [b, 2, s] for a stereo one.
+
+    Latents are [b, channels, t], t = ceil(s / hop_length), every channel with mean 0 and standard
+    deviation `sigma_data` over the codec's corpus. Long audio is worked on in chunks, of so many
+    latent frames, and comes out as if it were not.
+    """
+
+    sample_rate: int  # Hz
+    hop_length: int  # samples
+    channels: int  # of latents
+    audio_channels: int  # 1 or 2
+    sigma_data: float
+
+    def encode(
+        self, audio: Float[Tensor, "b *ch s"], *, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b c t"]:
+        """The posterior mean, or a draw from the posterior if a generator is given."""
+        ...
+
+    def encode_distribution(
+        self, audio: Float[Tensor, "b *ch s"]
+    ) -> tuple[Float[Tensor, "b c t"], Float[Tensor, "b c t"]]:
+        """Mean and standard deviation of the posterior."""
+        ...
+
+    def decode(self, latent: Float[Tensor, "b c t"]) -> Float[Tensor, "b *ch s"]:
+        """Audio of s = t * hop_length samples."""
+        ...
+
+
+def draw(
+    mean: Float[Tensor, "b c t"], scale: Float[Tensor, "b c t"], generator: torch.Generator | None
+) -> Float[Tensor, "b c t"]:
+    """The mean, or a draw from the diagonal Gaussian if a generator is given."""
+    if generator is None:
+        return mean
+    noise = torch.randn(mean.shape, generator=generator, device=generator.device)
+    return mean + scale * noise.to(mean)
 
 
 @dataclass(frozen=True)
@@ -43,9 +91,12 @@ class Autoencoder(Snapshot, nn.Module):
         super().__init__()
         self.config = config
         self.sample_rate, self.channels = config.sample_rate, config.channels
-        self.sigma_data = config.sigma_data
+        self.sigma_data, self.audio_channels = config.sigma_data, 1
         self.hop_length = config.stft_hop * config.frames_per_latent
+        self.margin = (config.window_length - config.stft_hop) // 2  # a window's share of one side
         self.floor = math.log(10) * config.floor_db / 20
+
+        self.correct = corrected
 
         to_bands, to_bins = band_matrices(config)
         self.register_buffer("window", torch.hann_window(config.window_length), persistent=False)
@@ -54,43 +105,83 @@ class Autoencoder(Snapshot, nn.Module):
 
         self.bands = to_bands.shape[1]
         patch = self.bands * config.frames_per_latent
-        self.encoder = Corrected(patch, 2 * config.channels, config)
-        self.decoder = Corrected(config.channels, patch, config)
+        size = {"width": config.width, "depth": config.depth}
+        self.encoder = Corrected(patch, 2 * config.channels, **size)
+        self.decoder = Corrected(config.channels, patch, **size)
         # Corpus statistics, set once by training: they travel with the weights.
         self.register_buffer("band_mean", torch.full((self.bands,), self.floor / 2))
         self.register_buffer("latent_mean", torch.zeros(config.channels))
         self.register_buffer("latent_std", torch.full((config.channels,), config.sigma_data))
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        compile: bool = False,
+    ) -> Self:
+        """Load as every snapshot. `compile` compiles what decoding can gain from: its network, and
+        the arithmetic between Griffin-Lim's Fourier transforms. The first call takes its time."""
+        codec = super().from_pretrained(name_or_path, device=device)
+        if compile:
+            codec.decoder.compile(dynamic=True)
+            codec.correct = torch.compile(corrected, dynamic=True)
+        return codec
+
     def encode(
         self, audio: Float[Tensor, "b s"], *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b c t"]:
         """The posterior mean, or a draw from the posterior if a generator is given."""
-        mean, scale = self.posterior(audio)
-        if generator is None:
-            return mean
-        noise = torch.randn(mean.shape, generator=generator, device=generator.device)
-        return mean + scale * noise.to(mean)
+        return draw(*self.encode_distribution(audio), generator)
 
-    def posterior(
-        self, audio: Float[Tensor, "b s"]
+    def encode_distribution(
+        self, audio: Float[Tensor, "b s"], *, chunk: int = CHUNK
     ) -> tuple[Float[Tensor, "b c t"], Float[Tensor, "b c t"]]:
         """Mean and standard deviation of the latent, in units where the corpus has `sigma_data`."""
-        mean, scale = self.encode_bands(self.log_bands(audio))
+        hop = self.hop_length
+        # Frames reach into the latent frames around theirs, the network `depth` further.
+        reach = math.ceil(self.margin / hop) + self.config.depth
+        both = chunked(
+            lambda part: torch.cat(self.encode_bands(self.log_bands(part)), 1),
+            F.pad(audio, (0, -audio.shape[-1] % hop)),
+            chunk=chunk * hop,
+            overlap=reach * hop,
+            ratio=Fraction(1, hop),
+        )
+        mean, scale = both.chunk(2, 1)
         unit = (self.sigma_data / self.latent_std)[:, None]
         return (mean - self.latent_mean[:, None]) * unit, scale * unit
 
     def decode(
-        self, latent: Float[Tensor, "b c t"], *, iterations: int | None = None
+        self, latent: Float[Tensor, "b c t"], *, iterations: int | None = None, chunk: int = CHUNK
     ) -> Float[Tensor, "b s"]:
-        """Audio of s = t * hop_length samples, by the config's or by so many Griffin-Lim steps."""
-        hop = self.config.stft_hop
+        """Audio of s = t * hop_length samples, by the config's or by so many Griffin-Lim steps.
+
+        Equal in chunks of any size to 1e-4 or better: every Griffin-Lim step, and the synthesis
+        at the end, sees as many frames around as windows overlap; the initial phase is passed on.
+        """
+        hop, frames = self.config.stft_hop, self.config.frames_per_latent
         iterations = self.config.iterations if iterations is None else iterations
         magnitude = self.spectrum(latent) * self.window.sum() / 2
         resolved = int(self.config.linear_hz / self.sample_rate * len(self.window))
         start = initial_phase(magnitude, hop, resolved=resolved)
-        audio = griffin_lim(magnitude, self.window, hop, start=start, iterations=iterations)
-        margin = (len(self.window) - hop) // 2
-        return audio[:, margin:-margin]
+
+        def sound(magnitude: Tensor, start: Tensor) -> Tensor:
+            audio = griffin_lim(
+                magnitude.mT,
+                self.window,
+                hop,
+                start=start.mT,
+                iterations=iterations,
+                correct=self.correct,
+            )
+            return audio[:, self.margin : -self.margin]
+
+        reach = (iterations + 1) * (len(self.window) // hop - 1)
+        return chunked(
+            sound, magnitude.mT, start.mT, chunk=chunk * frames, overlap=reach, ratio=hop
+        )
 
     def spectrum(self, latent: Float[Tensor, "b c t"]) -> Float[Tensor, "b n f"]:
         """Decoded magnitudes, n = t * frames_per_latent, where a full-scale sine peaks at 1."""
@@ -102,8 +193,7 @@ class Autoencoder(Snapshot, nn.Module):
         if audio.ndim != 2 or audio.shape[-1] == 0:
             raise ValueError(f"audio must be [b, s] with s >= 1, got shape {tuple(audio.shape)}")
         audio = F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
-        margin = (len(self.window) - self.config.stft_hop) // 2
-        padded = F.pad(audio[:, None], (margin, margin), mode="reflect")[:, 0]
+        padded = F.pad(audio[:, None], (self.margin, self.margin), mode="reflect")[:, 0]
         spectra = torch.view_as_real(frame_spectra(padded, self.window, self.config.stft_hop))
         magnitude = spectra.square().sum(-1).sqrt() * (2 / self.window.sum())
         return (magnitude @ self.to_bands).clamp_min(math.exp(self.floor)).log()
@@ -125,12 +215,12 @@ class Autoencoder(Snapshot, nn.Module):
 class Corrected(nn.Module):
     """A linear map of each frame, plus what a small convolutional network adds to it."""
 
-    def __init__(self, inputs: int, outputs: int, config: AutoencoderConfig):
+    def __init__(self, inputs: int, outputs: int, *, width: int, depth: int):
         super().__init__()
         self.linear = nn.Conv1d(inputs, outputs, 1)
-        self.enter = nn.Conv1d(inputs, config.width, 1)
-        self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.depth))
-        self.leave = nn.Conv1d(config.width, outputs, 1)
+        self.enter = nn.Conv1d(inputs, width, 1)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.leave = nn.Conv1d(width, outputs, 1)
         # Training starts from the linear map alone.
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -160,7 +250,17 @@ def erb(hz: Tensor) -> Tensor:
     return 24.7 * (4.37e-3 * hz + 1)
 
 
-def band_centres(config: AutoencoderConfig) -> Float[Tensor, " bands"]:
+@runtime_checkable
+class Bands(Protocol):
+    """What a config says of its frequency bands; see AutoencoderConfig."""
+
+    sample_rate: int
+    window_length: int
+    linear_hz: float
+    bands_per_erb: float
+
+
+def band_centres(config: Bands) -> Float[Tensor, " bands"]:
     """Band centres in Hz: every bin up to `linear_hz`, from there steps of ERB / bands_per_erb."""
     bin_hz, top = config.sample_rate / config.window_length, config.sample_rate / 2
     linear = torch.arange(0, config.linear_hz, bin_hz, dtype=torch.float64)
@@ -172,7 +272,7 @@ def band_centres(config: AutoencoderConfig) -> Float[Tensor, " bands"]:
 
 
 def band_matrices(
-    config: AutoencoderConfig,
+    config: Bands,
 ) -> tuple[Float[Tensor, "f bands"], Float[Tensor, "bands f"]]:
     """Means of magnitude over bands, and the interpolation that takes magnitudes back to bins."""
     centres = band_centres(config)
@@ -184,5 +284,7 @@ def band_matrices(
     column = torch.arange(len(bins))
     to_bins[upper - 1, column] = 1 - share
     to_bins[upper, column] = share
+    if not to_bins.any(1).all():
+        raise ValueError(f"bands_per_erb {config.bands_per_erb} leaves bands without a bin")
     to_bands = to_bins.T / to_bins.sum(1)
     return to_bands.contiguous(), to_bins

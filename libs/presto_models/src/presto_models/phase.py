@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor
+
+BLOCK = 2048  # frames whose initial phase is found at once
 
 
 def frame_spectra(
@@ -33,20 +37,34 @@ def initial_phase(
     """Unit phasors to start from: steady partials in the first `resolved` bins, then fixed noise.
 
     Where magnitudes are too coarse to hold partials, a steady start would turn noise into clicks.
+    Phase and noise go on from block to block, so long clips need little memory besides the result.
     """
-    noise = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(0))
-    noise = torch.polar(torch.ones_like(noise), 2 * math.pi * noise).to(magnitude.device)
-    steady = propagated_phase(magnitude, hop)
-    return torch.cat(
-        [steady[..., :resolved], noise[:, resolved:].expand_as(steady[..., resolved:])], -1
-    )
+    rng, turned, phasors = torch.Generator().manual_seed(0), None, []
+    for block in magnitude.split(BLOCK, 1):
+        noise = torch.rand(block.shape[1:], generator=rng)
+        noise = torch.polar(torch.ones_like(noise), 2 * math.pi * noise).to(magnitude.device)
+        steady, turned = propagated_phase(block, hop, turned)
+        noise = noise[:, resolved:].expand_as(steady[..., resolved:])
+        phasors.append(torch.cat([steady[..., :resolved], noise], -1))
+    return torch.cat(phasors, 1)
 
 
-def propagated_phase(magnitude: Float[Tensor, "b n f"], hop: int) -> Complex[Tensor, "b n f"]:
+class Turned(NamedTuple):
+    """Where steady partials stand after a frame: their phase since the start, modulo 2 pi, and how
+    far each bin's own partial turns per frame."""
+
+    phase: Float[Tensor, "b 1 f"]  # in double precision
+    advance: Float[Tensor, "b 1 f"]
+
+
+def propagated_phase(
+    magnitude: Float[Tensor, "b n f"], hop: int, before: Turned | None = None
+) -> tuple[Complex[Tensor, "b n f"], Turned]:
     """Unit phasors of steady partials: every spectral peak turns at its own interpolated frequency.
 
     Each bin follows its nearest peak, and neighbours differ by pi, as the main lobe of a sinusoid
     in a symmetric window does. Idea: single-pass spectrogram inversion (Beauregard et al., 2015).
+    Goes on from the frames `before`, and returns what the frames behind go on from.
     """
     bins = magnitude.shape[-1]
     k = torch.arange(bins, device=magnitude.device)
@@ -61,11 +79,28 @@ def propagated_phase(magnitude: Float[Tensor, "b n f"], hop: int) -> Complex[Ten
 
     frequency = (k + offset.clamp(-0.5, 0.5)).gather(-1, owner)
     advance = frequency * (math.pi * hop / (bins - 1))
+    if before is None:  # the first frame has turned by nothing
+        before = Turned(torch.zeros_like(advance[:, :1]).double(), -advance[:, :1])
+    step = 0.5 * (advance + torch.cat([before.advance, advance[:, :-1]], 1))
+    sums = torch.cat([before.phase, step], 1).cumsum(1, dtype=torch.float64)[:, 1:]
     # Any fixed irregular start will do; equal phases would put a click at the beginning.
     start = 2 * math.pi * torch.frac(k * 0.6180339887498949)
-    turned = (0.5 * (advance + advance.roll(1, 1))).index_fill(1, k[:1], 0).cumsum(1)
-    phase = (start + turned % (2 * math.pi)).gather(-1, owner) + math.pi * (k % 2)
-    return torch.polar(torch.ones_like(phase), phase)
+    phase = (start + sums.float() % (2 * math.pi)).gather(-1, owner) + math.pi * (k % 2)
+    after = Turned(sums[:, -1:] % (2 * math.pi), advance[:, -1:])
+    return torch.polar(torch.ones_like(phase), phase), after
+
+
+def corrected(
+    consistent: Float[Tensor, "b n f 2"],
+    previous: Float[Tensor, "b n f 2"],
+    magnitude: Float[Tensor, "b n f"],
+    momentum: float,
+) -> Float[Tensor, "b n f 2"]:
+    """Spectra that go on from `previous` past `consistent`, with their magnitudes put right."""
+    ahead = consistent + momentum * (consistent - previous)
+    # The complex quotient by hand: torch's complex abs is several times slower on a CPU.
+    scale = magnitude * ahead.square().sum(-1).clamp_min(1e-20).rsqrt()
+    return ahead * scale[..., None]
 
 
 def griffin_lim(
@@ -76,10 +111,12 @@ def griffin_lim(
     start: Complex[Tensor, "b n f"],
     iterations: int,
     momentum: float = 0.99,
+    correct: Callable[..., Tensor] = corrected,
 ) -> Float[Tensor, "b s"]:
     """A signal of s = (n - 1) hop + w samples whose frame spectra come close to `magnitude`.
 
-    Fast Griffin-Lim (Perraudin et al., 2013) from the unit phasors `start`.
+    Fast Griffin-Lim (Perraudin et al., 2013) from the unit phasors `start`. `correct` may be a
+    compiled `corrected`.
     """
     count = magnitude.shape[1]
     weight = overlap_add((window**2).expand(1, count, -1), hop).clamp_min(1e-3)
@@ -88,12 +125,9 @@ def griffin_lim(
         return overlap_add(torch.fft.irfft(spectrum) * window, hop) / weight
 
     spectrum = magnitude * start
-    previous = 0.0
+    previous = torch.zeros_like(torch.view_as_real(spectrum))
     for _ in range(iterations):
         consistent = torch.view_as_real(frame_spectra(signal(spectrum), window, hop))
-        ahead = consistent + momentum * (consistent - previous)
-        # The complex quotient by hand: torch's complex abs is several times slower on a CPU.
-        scale = magnitude * ahead.square().sum(-1).clamp_min(1e-20).rsqrt()
-        spectrum = torch.view_as_complex(ahead * scale[..., None])
+        spectrum = torch.view_as_complex(correct(consistent, previous, magnitude, momentum))
         previous = consistent
     return signal(spectrum)

@@ -1,6 +1,7 @@
 """Captioned music for generative audio: a rendered corpus, folders of recordings, latent caches."""
 
 from presto_data.audio import load_audio
+from presto_data.augment import Augment, augmented
 from presto_data.batches import Batch, batches
 from presto_data.clips import Clip, ClipError, Corpus, Metadata, Problem
 from presto_data.corpora import folder_corpus
@@ -9,6 +10,7 @@ from presto_data.songs import Song, compose
 from presto_data.synthetic import render, synthetic_corpus
 
 __all__ = [
+    "Augment",
     "Batch",
     "Clip",
     "ClipError",
@@ -17,6 +19,7 @@ __all__ = [
     "Metadata",
     "Problem",
     "Song",
+    "augmented",
     "batches",
     "compose",
     "encode_corpus",

@@ -28,7 +28,7 @@ KEY = re.compile(rf"(?<![\w#])(?P<article>an? )?{TONIC}(?P<gap>[ -]?)(?P<mode>{M
 SHORT = rf"{TONIC.replace('A-Ga-g', 'A-G')}(?P<short>m?)"
 PLACED = re.compile(  # the letter A is as a rule the article: only before an end or a preposition
     rf"(?P<place>(?i:\b(?:in the key of|in|the key of|the key is|key of|key:|key)) ){SHORT}"
-    rf"(?![\w#♯♭-]|[ -]{MODE})"
+    rf"(?![\w#♯♭-]| (?:sharp|flat)\b|[ -]{MODE})"
     r"(?(sign)|(?:(?<!A)|(?= ?(?:[,.;:!?)]|$|(?:with|at|for|and)\b))))"
 )
 ALONE = re.compile(rf"(?P<place>(?:^|(?<=, ))){SHORT}(?=,|$)")

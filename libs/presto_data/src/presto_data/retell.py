@@ -18,24 +18,25 @@ NUMBER = r"\d+(?:\.\d+)?"
 TEMPO = re.compile(
     rf"(?<![\d.])(?P<low>{NUMBER})(?P<to>\s*(?:-|–|to)\s*)(?P<high>{NUMBER})(?P<u>[\s-]*bpm\b)"
     rf"|(?<![\d.])(?P<number>{NUMBER})(?P<unit>[\s-]*(?:bpm\b|beats (?:per|a) minute\b))"
-    rf"|(?P<label>\b(?:bpm|tempo)(?: of| is| at)?(?: about| around)?\s*[:=~]?\s*)"
-    rf"(?P<said>{NUMBER})(?![\d/])",
+    r"|(?P<label>\b(?:bpm|tempo(?: of| is| at|\s*[:=]))(?: about| around)?[\s:=~]*)"
+    rf"(?P<said>{NUMBER})(?![\w/'’])",
     re.I,
 )
 TONIC = r"(?P<letter>[A-Ga-g])(?P<sign>[#♯b♭]|[ -](?:sharp|flat)\b)?"
 MODE = r"(?:major|minor|maj|min|dorian|phrygian|lydian|mixolydian|aeolian|ionian|locrian)\b"
 KEY = re.compile(rf"(?<![\w#])(?P<article>an? )?{TONIC}(?P<gap>[ -]?)(?P<mode>{MODE})", re.I)
 SHORT = rf"{TONIC.replace('A-Ga-g', 'A-G')}(?P<short>m?)"
-PLACED = re.compile(  # the letter A is as a rule the article: only before an end or a preposition
+PLACED = re.compile(
     rf"(?P<place>(?i:\b(?:in the key of|in|the key of|the key is|key of|key:|key)) ){SHORT}"
     rf"(?![\w#♯♭-]| (?:sharp|flat)\b|[ -]{MODE})"
-    r"(?(sign)|(?:(?<!A)|(?= ?(?:[,.;:!?)]|$|(?:with|at|for|and)\b))))"
 )
 ALONE = re.compile(rf"(?P<place>(?:^|(?<=, ))){SHORT}(?=,|$)")
-NOT_A_TONIC = re.compile(r" (?:key|chord|scale|mode|third|sixth|part|role|hit)", re.I)
+# What tells a tonic A from the article: "in A." and "in a minor, soft", not "A minor key".
+AFTER_A_TONIC = re.compile(r" ?(?:[,.;:!?)]|$|(?:with|at|for)\b)")
+AFTER_AN_ARTICLE = re.compile(r" (?:key|chord|scale|mode|third|sixth|part|role|hit)", re.I)
 
 
-def whole(semitones: float) -> int | None:
+def _whole(semitones: float) -> int | None:
     """The number of semitones by which names of keys move; None where no name fits any more."""
     nearest = round(semitones)
     return nearest if abs(semitones - nearest) <= IN_TUNE else None
@@ -76,12 +77,13 @@ def _faster(found: re.Match, rate: float) -> str:
         return times(found["low"]) + found["to"] + times(found["high"]) + found["u"]
     if found["number"]:
         return times(found["number"]) + found["unit"]
-    return found["label"] + times(found["said"])
+    possible = 30 <= float(found["said"]) <= 300  # not the 808 of "high bpm 808 beat"
+    return found["label"] + times(found["said"]) if possible else found[0]
 
 
 def _moved(found: re.Match, semitones: float) -> str | None:
     """The tonic of a match, moved and spelled in its way: sign or word, capital or not."""
-    steps = whole(semitones)
+    steps = _whole(semitones)
     if steps is None:
         return None
     sign = found["sign"] or ""
@@ -97,11 +99,10 @@ def _named(found: re.Match, semitones: float) -> str:
     """A tonic with its mode, and the article before it."""
     before, after = found.string[: found.start()], found.string[found.end() :]
     if found["letter"] in "aA" and not found["sign"] and not found["article"]:
-        ends = re.match(r" ?(?:[,.;:!?)]|$)", after)
-        if found["letter"] == "a" and not (before.endswith("in ") and ends):
+        if found["letter"] == "a" and not (before.endswith("in ") and AFTER_A_TONIC.match(after)):
             return found[0]
         starts = not before.strip() or before.rstrip()[-1] in ".!?"
-        if starts and NOT_A_TONIC.match(after):
+        if starts and AFTER_AN_ARTICLE.match(after):
             return found[0]
     name, mode, article = _moved(found, semitones), found["mode"], found["article"] or ""
     if name is None:
@@ -114,6 +115,9 @@ def _named(found: re.Match, semitones: float) -> str:
 
 def _placed(found: re.Match, semitones: float) -> str:
     """A tonic after "in" or "key", or alone."""
+    bare = found["letter"] == "A" and not (found["sign"] or found["short"])
+    if bare and not AFTER_A_TONIC.match(found.string[found.end() :]):
+        return found[0]
     name, place = _moved(found, semitones), found["place"]
     if name is None:
         return f"{place[:3]}another key" if place.lower().startswith("in ") else "another key"

@@ -102,6 +102,8 @@ def test_a_shift_keeps_the_treble():
         for semitones in (-2, 1):
             middle = part(changed(tone, semitones, 1), 0.2, 0.8, 1)
             assert abs(20 * np.log10(middle.std() / tone.std())) < 0.1
+    gone = changed(0.1 * np.sin(2 * np.pi * 21_500 * t), 2, 1)  # not folded down or made up for
+    assert part(gone, 0.2, 0.8, 1).std() < 1e-3
 
 
 # ---------------------------------------------------------------------- time

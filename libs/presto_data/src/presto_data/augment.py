@@ -23,6 +23,7 @@ from presto_data.retell import retell, transposed
 # Seconds. The stretcher's own preset has 0.12: bass notes near 45 Hz then land 12 cents off.
 BLOCK, INTERVAL = 0.15, 0.03
 LONGEST_PERIOD = 200  # of the resampling ratio: 0.02 cents from any interval
+LOWEST = {"low": 60, "peak": 500, "high": 2500}  # Hz; drawn bands lie within two octaves above
 VERSION = 1  # raise it when the same amounts start to sound different: caches notice
 
 
@@ -100,8 +101,9 @@ def _retimed(
     pitched = pitched[:, :length]
 
     # Noise, such as cymbals, loses up to 1.5 dB: give the whole its level back, balance untouched.
+    # What lost more was shifted out of hearing, and should be gone.
     lost = audio.square().mean() / pitched.square().mean().clamp(min=1e-12)
-    return pitched * lost.sqrt()
+    return pitched * lost.clamp(max=2).sqrt()
 
 
 # ---------------------------------------------------------------------- level, sides, colour
@@ -215,6 +217,10 @@ class Augment:
         write = self.recaption
         return asdict(self) | {"recaption": write and f"{write.__module__}.{write.__qualname__}"}
 
+    def _band(self, kind: str, sample_rate: int, rng: Random) -> Band:
+        hertz = min(LOWEST[kind] * 4 ** rng.random(), 0.4 * sample_rate)
+        return Band(kind, round(hertz), round(rng.uniform(-self.eq, self.eq), 1) + 0.0)
+
     def __call__(self, clip: Clip, rng: Random) -> Clip:
         """Return the clip changed; all amounts come from `rng`, and the id tells them.
 
@@ -224,14 +230,7 @@ class Augment:
         semitones = int((2 * self.semitones + 1) * rng.random()) - self.semitones
         rate = round(rng.uniform(*self.rate), 3)
         where = rng.random()
-        low, peak, high = (
-            Band(
-                kind,
-                round(first * 4 ** rng.random()),
-                round(rng.uniform(-self.eq, self.eq), 1) + 0.0,
-            )
-            for kind, first in (("low", 60), ("peak", 500), ("high", 2500))
-        )
+        low, peak, high = (self._band(kind, clip.sample_rate, rng) for kind in LOWEST)
         decibels = round(rng.uniform(-self.gain, self.gain), 1)
         flip, swap = rng.random() < 0.5, rng.random() < 0.5
 

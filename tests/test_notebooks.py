@@ -14,6 +14,7 @@ from presto_distill.lab.runner import NOTEBOOKS, find_notebooks, parameter_names
 FOLDER = Path(__file__).parents[1] / "notebooks"
 TYPES = {
     "00_tour": params.Tour,
+    "data_and_augmentation": params.DataAndAugmentation,
     "combined_acceleration": params.CombinedAcceleration,
     "fake_score_updates": params.FakeScoreUpdates,
     "nu_weights": params.NuWeights,
@@ -115,7 +116,7 @@ def test_all_run_at_the_smallest_preset(model, tmp_path, monkeypatch):
         for kind, suffix in (("verdicts", "json"), ("figures", "svg"), ("provenance", "json")):
             assert list((tmp_path / kind).glob(f"{name}-*.{suffix}")), (name, kind)
     page = write_report(tmp_path).read_text()
-    assert page.count("<audio") == 3 + 4
+    assert page.count("<audio") == 3 + 2 + 4
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
 
 

@@ -86,6 +86,15 @@ class ListeningTest(Params):
 
 
 @dataclass(frozen=True)
+class DataAndAugmentation(Params):
+    """Which clip to change and by how much: no model takes part, so `model` does not matter."""
+
+    clip: int = 0  # number in the corpus
+    semitones: float = 2.0
+    rate: float = 0.9
+
+
+@dataclass(frozen=True)
 class YourOwnModel(Params):
     """Which networks to distill: they learn digits, so `audio` and `model` do not matter."""
 

@@ -17,6 +17,7 @@ from presto_distill.lab.results import write_json
 # In this order: later notebooks reuse the runs and samples of earlier ones.
 NOTEBOOKS = (
     "00_tour",
+    "data_and_augmentation",
     "combined_acceleration",
     "fake_score_updates",
     "nu_weights",

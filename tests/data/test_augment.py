@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from presto_data import Clip, ClipError, Metadata, augmented, synthetic_corpus
+from presto_data import Clip, ClipError, Metadata, augmented, compose, synthetic_corpus
 from presto_data.augment import (
     Augment,
     Band,
@@ -28,7 +28,7 @@ from presto_data.augment import (
     time_stretch,
 )
 from presto_data.captions import SPOKEN, caption, tempo_word
-from presto_data.composer import KEYS, Note, compose
+from presto_data.composer import KEYS, Note
 from presto_data.genres import INSTRUMENTS
 from presto_data.retell import retell, transposed
 from presto_data.synthetic import play

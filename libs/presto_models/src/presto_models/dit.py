@@ -1,11 +1,15 @@
 """The diffusion transformer, whose depth is an argument of the call."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils.checkpoint import checkpoint
 
 from presto_models.attention import rotary_table
 from presto_models.blocks import Block, Fourier
@@ -33,6 +37,17 @@ class DiTConfig:
     budget_embedding: bool = True  # tell the network how many blocks will run
     trajectory: bool = False  # tell it the noise level a jump is to end at (consistency trajectory)
     drop: Drop = "shifted"  # which blocks a smaller budget drops
+    checkpointing: bool = False  # run blocks again in the backward pass instead of keeping states
+
+
+class Prepared(NamedTuple):
+    """A condition beside what every block of one network computes of its prompt.
+
+    Like the condition a pytree whose tensors split and concatenate by sample.
+    """
+
+    cond: Condition
+    keys_values: Float[Tensor, "b l 2 h k e"]  # of each of the l blocks
 
 
 class DiT(nn.Module):
@@ -59,9 +74,9 @@ class DiT(nn.Module):
             self.no_text = nn.Parameter(torch.zeros(width))
         self.embedding = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.modulation = nn.Linear(width, 6 * width)
-        cross = bool(config.text_width) and config.text_attention
+        self.cross = bool(config.text_width) and config.text_attention
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, text=cross) for _ in range(config.depth)
+            Block(width, config.heads, text=self.cross) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.output_modulation = nn.Linear(width, 2 * width)
@@ -84,11 +99,23 @@ class DiT(nn.Module):
         if self.noise_to is not None:
             nn.init.zeros_(self.noise_to.out.weight)
 
+    def prepare(self, cond: Condition | Prepared | None) -> Condition | Prepared | None:
+        """The condition with its prompt's keys and values, computed once for all sampler steps.
+
+        The network's output does not change by a bit. Without attention to text (or a condition)
+        there is nothing to keep. Not to be kept while weights change.
+        """
+        if not self.cross or not isinstance(cond, Condition):
+            return cond
+        text, _ = self._prompt(cond, len(cond.mask))
+        pairs = [block.text_attention.keys_values(text) for block in self.blocks]
+        return Prepared(cond, torch.stack(pairs, dim=1))
+
     def forward(
         self,
         x: Float[Tensor, "b c t"],
         c_noise: Float[Tensor, " b"],
-        cond: Condition | None = None,
+        cond: Condition | Prepared | None = None,
         *,
         budget: int | Int[Tensor, " b"] | None = None,
         tap: Tap | None = None,
@@ -113,7 +140,7 @@ class DiT(nn.Module):
         self,
         x: Float[Tensor, "b c t"],
         c_noise: Float[Tensor, " b"],
-        cond: Condition | None = None,
+        cond: Condition | Prepared | None = None,
         *,
         tap: Tap,
     ) -> Hidden:
@@ -131,7 +158,7 @@ class DiT(nn.Module):
         self,
         x: Tensor,
         c_noise: Tensor,
-        cond: Condition | None,
+        cond: Condition | Prepared | None,
         c_noise_to: Tensor | None,
         *,
         budgets: int | Tensor,  # descending if they differ
@@ -145,7 +172,9 @@ class DiT(nn.Module):
         if missing := [i for i in wanted if i != -1 and i not in everyone]:
             raise ValueError(f"tap {missing[0]} is not among the blocks that run: {everyone}")
         h = self.input(x.to(self.input.weight.dtype).transpose(1, 2))
-        rotary = rotary_table(h.shape[1], self.config.width // self.config.heads, h.device)
+        head_width = self.config.width // self.config.heads
+        rotary = rotary_table(h.shape[1], head_width, h.device, h.dtype)
+        cond, ready = cond if isinstance(cond, Prepared) else (cond, None)
         embedding, text, mask = self._embed(c_noise, cond, budgets, c_noise_to)
         modulation = self.modulation(embedding).unflatten(-1, (6, -1))
         states, waiting = {}, []  # samples wait while blocks run that they do not keep
@@ -156,13 +185,22 @@ class DiT(nn.Module):
                 h, waiting = torch.cat([h, *waiting]), []
             elif n < len(h):
                 h, waiting = h[:n], [h[n:], *waiting]
-            rows = (None if leaf is None else leaf[:n] for leaf in (text, mask))
-            h = self.blocks[i](h, modulation[:n], rotary, *rows)
+            attended = ()
+            if self.cross:
+                block = self.blocks[i].text_attention
+                pair = block.keys_values(text) if ready is None else ready[:, i]
+                attended = pair[:n], mask[:n]
+            h = self._block(i)(h, modulation[:n], rotary, *attended)
             if i in wanted:
                 states[i] = h
         h = states[-1] = torch.cat([h, *waiting]) if waiting else h
         tapped = tuple(states[i] for i in wanted)
         return h, tapped if isinstance(tap, tuple) else tapped[0] if tapped else None, embedding
+
+    def _block(self, i: int) -> Callable:
+        if self.config.checkpointing and torch.is_grad_enabled():
+            return partial(checkpoint, self.blocks[i], use_reentrant=False)
+        return self.blocks[i]
 
     def _counts(self, budgets: int | Tensor, batch: int) -> list[int]:
         """For each block, how many of the batch's samples keep it."""
@@ -207,16 +245,6 @@ class DiT(nn.Module):
             return first, seen
         text = self.text(cond.text.to(first.dtype))
         return torch.cat([first, text], dim=1), torch.cat([seen, cond.mask], dim=1)
-
-
-def micro() -> DiTConfig:
-    """Bundled size: 16 thin blocks, deep enough to drop layers, small enough for two CPU cores."""
-    return DiTConfig(width=128, depth=16, heads=4, text_attention=False)
-
-
-def paper() -> DiTConfig:
-    """24 blocks of width 1024 (our default; the paper's sizes are not stated)."""
-    return DiTConfig()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from presto_models.denoiser import BudgetDenoiser, Cond, Hidden, Tap
+from presto_models.denoiser import BudgetDenoiser, Cond, Hidden, Tap, prepare
 from presto_models.edm import LogNormal, SigmaLaw
 
 Drop = Literal["shifted", "tail"]
@@ -104,3 +104,7 @@ class ScheduledDenoiser(nn.Module):
     ) -> Hidden:
         """The hidden state after block `tap` of the pass that the schedule shortens."""
         return self(x, sigma, cond, tap=tap)[1]
+
+    def prepare(self, cond: Cond) -> Cond:
+        """The condition with what the denoiser can compute of it, once for all sampler steps."""
+        return prepare(self.denoiser, cond)

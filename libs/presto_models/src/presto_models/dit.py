@@ -274,9 +274,14 @@ class PrestoDenoiser(Precondition, Snapshot):
         """Number of blocks of the full network."""
         return self.config.dit.depth
 
+    @property
+    def schedule(self) -> LayerSchedule | None:
+        """How many blocks a call spends, by noise level; None where it always runs all."""
+        return self.config.schedule
+
     def forward(self, x, sigma, cond=None, *, budget=None, sigma_to=None, **options):
-        if budget is None and self.config.schedule is not None:
-            budget = self.config.schedule(sigma)
+        if budget is None and self.schedule is not None:
+            budget = self.schedule(sigma)
         if sigma_to is None and self.config.dit.trajectory:
             sigma_to = torch.zeros_like(sigma)
         return super().forward(x, sigma, cond, budget=budget, sigma_to=sigma_to, **options)

@@ -107,7 +107,7 @@ class DiT(nn.Module):
         """
         if not self.cross or not isinstance(cond, Condition):
             return cond
-        text, _ = self._prompt(cond, len(cond.mask))
+        text, _ = self._prompt(cond, cond.mask.shape[0])
         pairs = [block.text_attention.keys_values(text) for block in self.blocks]
         return Prepared(cond, torch.stack(pairs, dim=1))
 
@@ -166,9 +166,10 @@ class DiT(nn.Module):
         stop: bool = False,
     ):
         """Embed and run the kept blocks: final hidden state, tapped one(s), noise embedding."""
-        counts = self._counts(budgets, len(x))
+        batch = x.shape[0]  # not len(x), which an exporter would take for a constant
+        counts = self._counts(budgets, batch)
         wanted = () if tap is None else tap if isinstance(tap, tuple) else (tap,)
-        everyone = [i for i, n in enumerate(counts) if n == len(x)]
+        everyone = [i for i, n in enumerate(counts) if n == batch]
         if missing := [i for i in wanted if i != -1 and i not in everyone]:
             raise ValueError(f"tap {missing[0]} is not among the blocks that run: {everyone}")
         h = self.input(x.to(self.input.weight.dtype).transpose(1, 2))
@@ -181,9 +182,9 @@ class DiT(nn.Module):
         for i, n in enumerate(counts):
             if n == 0 or (stop and states.keys() >= set(wanted)):
                 continue
-            if n > len(h):
+            if n > h.shape[0]:
                 h, waiting = torch.cat([h, *waiting]), []
-            elif n < len(h):
+            elif n < h.shape[0]:
                 h, waiting = h[:n], [h[n:], *waiting]
             attended = ()
             if self.cross:
@@ -207,7 +208,7 @@ class DiT(nn.Module):
         depth, drop = self.config.depth, self.config.drop
         if isinstance(budgets, int):
             kept = kept_blocks(budgets, depth, drop)
-            return [batch * (i in kept) for i in range(depth)]
+            return [batch if i in kept else 0 for i in range(depth)]
         counts = [0] * depth
         for budget, n in zip(
             *(v.tolist() for v in budgets.unique(return_counts=True)), strict=True
@@ -232,7 +233,7 @@ class DiT(nn.Module):
         vector = vector + torch.where(known, self.tempo(log_tempo), self.no_tempo)
         text = mask = None
         if self.config.text_width:
-            text, mask = self._prompt(cond, len(c_noise))
+            text, mask = self._prompt(cond, c_noise.shape[0])
             weight = mask[..., None].to(text.dtype)
             vector = vector + (text * weight).sum(1) / weight.sum(1)
         return self.embedding(vector), text, mask

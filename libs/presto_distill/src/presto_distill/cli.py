@@ -1,4 +1,4 @@
-"""The command line: presto reproduce | generate | distill | train | eval | train-bundle."""
+"""The command line: presto reproduce | generate | info | distill | train | eval | train-bundle."""
 
 import sys
 from dataclasses import dataclass
@@ -91,6 +91,18 @@ def generate(
     total = sum(made.stage_seconds.values())
     print(f"{out}: {seconds:g} s of audio in {total:.2f} s ({stages})")
     print(f"real-time factor {seconds / total:.1f} (seconds of audio per second; higher is faster)")
+    return 0
+
+
+def info(model: tyro.conf.Positional[str] = "presto-small") -> int:
+    """Print a model's parts, parameters, budgets, operations per step, licence and origin.
+
+    Args:
+        model: A bundled model, a model folder or one snapshot in it.
+    """
+    from presto_models.info import describe
+
+    print(describe(model))
     return 0
 
 
@@ -257,6 +269,7 @@ def main() -> None:
     commands = {
         "reproduce": reproduce,
         "generate": generate,
+        "info": info,
         "distill": distill,
         "train": train,
         "eval": eval_folder,

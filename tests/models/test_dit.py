@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from torch.utils._pytree import tree_map
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from presto_models import sizes
@@ -228,10 +229,10 @@ def test_a_prepared_condition_changes_no_bit(tiny_denoiser, x, cond, options, bu
 def test_a_prepared_condition_splits_and_joins_by_sample(tiny_denoiser, x, cond):
     D = tiny_denoiser()
     ready = D.prepare(cond)
-    half = D(x[:2], SIGMA[:2], tree_map(lambda leaf: leaf[:2], ready))
+    half = D(x[:2], SIGMA[:2], tree_map_only(Tensor, lambda leaf: leaf[:2], ready))
     torch.testing.assert_close(half, D(x, SIGMA, cond)[:2], rtol=1e-4, atol=1e-5)
     null = D.prepare(null_condition(cond))
-    both = tree_map(lambda *leaves: torch.cat(leaves), ready, null)
+    both = tree_map_only(Tensor, lambda *leaves: torch.cat(leaves), ready, null)
     D_x = D(torch.cat([x, x]), SIGMA.repeat(2), both)
     expected = torch.cat([D(x, SIGMA, cond), D(x, SIGMA, null_condition(cond))])
     torch.testing.assert_close(D_x, expected, rtol=1e-4, atol=1e-5)

@@ -65,17 +65,23 @@ class Compiled(nn.Module):
         if not x.is_cuda:
             return self.denoiser(x, sigma, cond, **options)
         leaves, spec = tree_flatten((x, sigma) if cond is None else (x, sigma, cond))
+        # A condition may have fields that are None.
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        inputs = [leaves[i] for i in places]
         half = torch.is_autocast_enabled("cuda")
-        key = (spec, budget, half, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        key = (spec, tuple(places), budget, half, *((v.shape, v.dtype) for v in inputs))
         if key not in self.graphs:
 
-            def call(*leaves: Tensor) -> Tensor:
+            def call(*tensors: Tensor) -> Tensor:
+                given: list = [None] * len(leaves)
+                for i, tensor in zip(places, tensors, strict=True):
+                    given[i] = tensor
                 # Weights that autocast keeps would be gone when the graph is replayed.
                 with torch.autocast("cuda", enabled=half, cache_enabled=False):
-                    return self.denoiser(*tree_unflatten(leaves, spec), **options)
+                    return self.denoiser(*tree_unflatten(given, spec), **options)
 
-            self.graphs[key] = Graph(call, leaves)
-        return self.graphs[key](leaves)
+            self.graphs[key] = Graph(call, inputs)
+        return self.graphs[key](inputs)
 
 
 class Graph:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from presto_models import sizes
@@ -232,7 +232,7 @@ def test_a_prepared_condition_splits_and_joins_by_sample(tiny_denoiser, x, cond)
     half = D(x[:2], SIGMA[:2], tree_map_only(Tensor, lambda leaf: leaf[:2], ready))
     torch.testing.assert_close(half, D(x, SIGMA, cond)[:2], rtol=1e-4, atol=1e-5)
     null = D.prepare(null_condition(cond))
-    both = tree_map_only(Tensor, lambda *leaves: torch.cat(leaves), ready, null)
+    both = tree_map(lambda a, b: None if a is None else torch.cat([a, b]), ready, null)
     D_x = D(torch.cat([x, x]), SIGMA.repeat(2), both)
     expected = torch.cat([D(x, SIGMA, cond), D(x, SIGMA, null_condition(cond))])
     torch.testing.assert_close(D_x, expected, rtol=1e-4, atol=1e-5)

@@ -51,11 +51,11 @@ def installed(monkeypatch):
                 fake.flash_attn_func = kernel(name)
             monkeypatch.setitem(sys.modules, name, fake)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        module._import.cache_clear()
+        module.flash_attention.cache_clear()
         return calls
 
     yield install
-    module._import.cache_clear()
+    module.flash_attention.cache_clear()
 
 
 def test_attention_is_softmax_over_the_keys_that_are_there(qkv):

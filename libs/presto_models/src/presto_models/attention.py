@@ -1,6 +1,7 @@
 """One attention function: flash-attn where it can run, PyTorch's SDPA everywhere else."""
 
 import functools
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -19,10 +20,15 @@ def attention(
 ) -> Float[Tensor, "b h n e"]:
     """Softmax attention over the keys that `mask` marks True (all without one).
 
-    flash-attn is used for CUDA tensors in half precision without a mask, if it is installed.
+    flash-attn is used for CUDA tensors in half precision without a mask, if it is installed;
+    not within torch.compile, which cannot look into it and has SDPA's own flash kernels.
     """
-    if mask is None and q.is_cuda and q.dtype in HALF and (flash := flash_attention(q.device)):
-        return flash(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+    eager_half = q.is_cuda and q.dtype in HALF and not torch.compiler.is_compiling()
+    flash = flash_attention(q.device) if eager_half and mask is None else None
+    if flash is not None:
+        out = flash(*(x.transpose(1, 2) for x in (q, k, v)))
+        out = out[0] if isinstance(out, tuple) else out  # version 4 adds log-sum-exps
+        return out.transpose(1, 2)
     mask = None if mask is None else mask[:, None, None, :]
     if q.is_cpu and (q.dtype in HALF or torch.is_autocast_enabled("cpu")):
         # The backward pass of a CPU's bfloat16 kernel is four times slower than float32's.
@@ -32,28 +38,19 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+@functools.cache
 def flash_attention(device: torch.device) -> Callable | None:
     """flash-attn's kernel for a CUDA device, on (b, n, h, e); None where none is installed.
 
-    Version 4 (CuTe kernels, from Hopper on) goes before version 2, except within torch.compile,
-    which cannot look into it.
+    Version 4 (CuTe kernels, from Hopper on) goes before version 2.
     """
     hopper = torch.cuda.get_device_capability(device) >= (9, 0)
-    if hopper and not torch.compiler.is_compiling() and (cute := _import("flash_attn.cute")):
-        return lambda q, k, v: _output(cute(q, k, v))
-    return _import("flash_attn")
-
-
-@functools.cache
-def _import(package: str) -> Callable | None:
-    try:
-        return __import__(package, fromlist=["flash_attn_func"]).flash_attn_func
-    except (ImportError, AttributeError):  # absent, broken, or a folder of that name without it
-        return None
-
-
-def _output(result: Tensor | tuple) -> Tensor:
-    return result[0] if isinstance(result, tuple) else result  # version 4 adds log-sum-exps
+    for package in ("flash_attn.cute", "flash_attn") if hopper else ("flash_attn",):
+        try:
+            return importlib.import_module(package).flash_attn_func
+        except (ImportError, AttributeError):  # absent, broken, or without that function
+            continue
+    return None
 
 
 def rotary_table(

@@ -35,9 +35,9 @@ class DiTConfig:
     text_width: int = 128  # of the prompt's tokens; 0 for a network without text
     text_attention: bool = True  # False: the prompt enters as one pooled vector only
     budget_embedding: bool = True  # tell the network how many blocks will run
+    checkpointing: bool = False  # run blocks again in the backward pass instead of keeping states
     trajectory: bool = False  # tell it the noise level a jump is to end at (consistency trajectory)
     drop: Drop = "shifted"  # which blocks a smaller budget drops
-    checkpointing: bool = False  # run blocks again in the backward pass instead of keeping states
 
 
 class Prepared(NamedTuple):

@@ -28,9 +28,10 @@ from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.trainer import TrainConfig, Trainer
 from presto_models import PrestoDenoiser, presto_schedule
 from presto_models.conditioning import null_condition
-from presto_models.dit import PrestoDenoiserConfig, micro
+from presto_models.dit import PrestoDenoiserConfig
 from presto_models.edm import LogNormal, add_noise, sample_sigma
 from presto_models.precision import Precision, autocast
+from presto_models.sizes import micro
 
 Work = Callable[[], object]
 

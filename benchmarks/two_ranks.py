@@ -23,7 +23,8 @@ from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.trainer import TrainConfig, Trainer
 from presto_models import PrestoDenoiser
 from presto_models.conditioning import null_condition
-from presto_models.dit import PrestoDenoiserConfig, micro
+from presto_models.dit import PrestoDenoiserConfig
+from presto_models.sizes import micro
 
 
 def main(

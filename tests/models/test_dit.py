@@ -1,14 +1,18 @@
-"""The transformer: budgets, features, conditions, and the attention underneath."""
+"""The transformer: sizes, budgets, features, conditions, precisions."""
+
+import copy
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
 
-from presto_models.attention import attention, rotary_table, rotate
-from presto_models.conditioning import null_condition
+from presto_models import sizes
+from presto_models.conditioning import Condition, null_condition
+from presto_models.denoiser import prepare
 from presto_models.dit import DiT, DiTConfig
-from presto_models.layer_schedule import LayerSchedule, kept_blocks
+from presto_models.layer_schedule import LayerSchedule, ScheduledDenoiser, kept_blocks
 
 BATCH, CHANNELS, FRAMES, DEPTH = 4, 4, 10, 4
 SIGMA = torch.tensor([0.05, 0.4, 2.0, 30.0])
@@ -180,29 +184,6 @@ def test_heads_must_divide_the_width_into_pairs():
         DiT(DiTConfig(width=18, heads=2))
 
 
-def test_attention_is_softmax_over_the_keys_that_are_there():
-    q, k, v = torch.randn(3, 2, 2, 5, 8, generator=torch.Generator().manual_seed(0))
-    mask = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])
-    logits = q @ k.transpose(-1, -2) / 8**0.5
-    torch.testing.assert_close(attention(q, k, v), logits.softmax(-1) @ v)
-    masked = logits.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1) @ v
-    torch.testing.assert_close(attention(q, k, v, mask), masked)
-
-
-def test_rotation_keeps_lengths_and_makes_products_relative():
-    """<R_m q, R_n k> depends on m - n only (Su et al. 2021)."""
-    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).expand(
-        2, 1, 1, 12, 8
-    )
-    q, k = (rotate(part, rotary_table(12, 8)) for part in (q, k))
-    torch.testing.assert_close(q.norm(dim=-1), q.norm(dim=-1)[..., :1].expand(1, 1, 12))
-    products = (q @ k.transpose(-1, -2))[0, 0]
-    for shift in range(-5, 6):
-        diagonal = products.diagonal(shift)
-        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
-    assert products[0].std() > 0.01
-
-
 def test_several_taps_are_the_single_ones_side_by_side(tiny_denoiser, tiny_condition):
     D, x = tiny_denoiser(), torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
     call = (x, torch.ones(2), tiny_condition(2))
@@ -225,3 +206,96 @@ def test_where_a_jump_ends_is_told_to_networks_built_for_it(tiny_denoiser, tiny_
     torch.testing.assert_close(each, torch.stack([near[0], far[1]]))
     with pytest.raises(ValueError, match="trajectory=True"):
         tiny_denoiser()(*call, sigma_to=torch.ones(2))
+
+
+@pytest.mark.parametrize("size", [sizes.micro, sizes.small, sizes.base, sizes.large])
+def test_sizes_have_the_parameters_they_state(size):
+    with torch.device("meta"):
+        network = DiT(size())
+    assert f"{sum(p.numel() for p in network.parameters()):,} parameters" in size.__doc__
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+@pytest.mark.parametrize("budget", [None, 2, torch.tensor([3, 1, 4, 1])], ids=str)
+def test_a_prepared_condition_changes_no_bit(tiny_denoiser, x, cond, options, budget):
+    D = tiny_denoiser(**options)
+    ready = D.prepare(cond)
+    assert torch.equal(D(x, SIGMA, ready, budget=budget), D(x, SIGMA, cond, budget=budget))
+    assert torch.equal(D.features(x, SIGMA, ready, tap=1), D.features(x, SIGMA, cond, tap=1))
+    assert D.prepare(ready) is ready
+    assert D.prepare(None) is None
+
+
+def test_a_prepared_condition_splits_and_joins_by_sample(tiny_denoiser, x, cond):
+    D = tiny_denoiser()
+    ready = D.prepare(cond)
+    half = D(x[:2], SIGMA[:2], tree_map_only(Tensor, lambda leaf: leaf[:2], ready))
+    torch.testing.assert_close(half, D(x, SIGMA, cond)[:2], rtol=1e-4, atol=1e-5)
+    null = D.prepare(null_condition(cond))
+    both = tree_map(lambda a, b: None if a is None else torch.cat([a, b]), ready, null)
+    D_x = D(torch.cat([x, x]), SIGMA.repeat(2), both)
+    expected = torch.cat([D(x, SIGMA, cond), D(x, SIGMA, null_condition(cond))])
+    torch.testing.assert_close(D_x, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_preparing_saves_the_work_on_text(tiny_denoiser, x, cond):
+    """2 (width x 2 width) products per text token and block, of which one is the learned token."""
+    D = tiny_denoiser()
+
+    def flops(cond) -> int:
+        with FlopCounterMode(display=False) as counter:
+            D(x, SIGMA, cond)
+        return counter.get_total_flops()
+
+    tokens = BATCH * (cond.text.shape[1] + 1)
+    assert flops(cond) - flops(D.prepare(cond)) == DEPTH * tokens * 2 * 16 * 2 * 16
+
+
+def test_wrappers_hand_prepare_on(tiny_denoiser, x, cond):
+    D, schedule = tiny_denoiser(), LayerSchedule(edges=(1.0,), budgets=(4, 2))
+    scheduled = ScheduledDenoiser(D, schedule)
+    ready = prepare(scheduled, cond)
+    assert torch.equal(ready.keys_values, D.inner.prepare(cond).keys_values)
+    assert torch.equal(scheduled(x, SIGMA, ready), scheduled(x, SIGMA, cond))
+    assert torch.equal(scheduled(x, SIGMA, cond, budget=3), D(x, SIGMA, cond, budget=3))
+    assert prepare(lambda x, sigma, cond: x, cond) is cond
+
+
+def test_checkpointing_runs_blocks_again_and_learns_the_same(tiny_denoiser, x, cond):
+    def learn(checkpointing: bool):
+        D = tiny_denoiser(checkpointing=checkpointing)
+        counts = calls_per_block(D)
+        D(x, SIGMA, cond, budget=torch.tensor([3, 1, 4, 1])).square().sum().backward()
+        return counts, [p.grad for p in D.parameters()]
+
+    (once, plain), (twice, checkpointed) = learn(False), learn(True)
+    assert twice == [2 * n for n in once]
+    for a, b in zip(plain, checkpointed, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)], ids=str)
+def test_half_precision_weights_give_float32_close_to_the_full_ones(
+    tiny_denoiser, x, cond, dtype, near
+):
+    D = tiny_denoiser()
+    with torch.no_grad():
+        for weight in D.parameters():  # of the size that training leaves them at
+            weight.mul_(0.5)
+        wide = D(x, SIGMA, cond)
+        half = copy.deepcopy(D).to(dtype)
+        narrow = half(x, SIGMA, half.prepare(cond))
+        of_half = half(x.to(dtype), SIGMA, cond, budget=2)
+    assert narrow.dtype == of_half.dtype == torch.float32
+    assert (narrow - wide).norm() < near * (wide - x).norm()
+
+
+def test_half_precision_keeps_the_frequencies_of_the_noise_level(tiny_denoiser):
+    """At 64 turns per unit of c_noise a rounded frequency would tell another noise level."""
+    noise = tiny_denoiser().inner.noise
+    c_noise = torch.linspace(-1.5, 1.1, 9)
+    waves = []
+    noise.out.register_forward_pre_hook(lambda module, inputs: waves.append(inputs[0].float()))
+    noise(c_noise)
+    noise.to(torch.bfloat16)(c_noise)
+    torch.testing.assert_close(waves[0], waves[1], rtol=0, atol=2**-7)

@@ -56,10 +56,10 @@ from presto_models import (
     presto_schedule,
 )
 from presto_models.conditioning import condition, null_condition
-from presto_models.dit import micro
 from presto_models.pipeline import Pipeline, Sampling
 from presto_models.precision import autocast
 from presto_models.samplers import sample
+from presto_models.sizes import micro
 from presto_models.snapshot import write_atomic
 from presto_models.stereo import MonoToStereo
 

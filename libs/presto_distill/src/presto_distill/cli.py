@@ -1,4 +1,4 @@
-"""The command line: presto reproduce | generate | demo | distill | train | eval | train-bundle."""
+"""The command line; `presto --help` lists what it does."""
 
 import sys
 from dataclasses import dataclass
@@ -79,6 +79,18 @@ def demo(*, model: str = "presto-small", device: str = "cpu", port: int = 7860) 
     from presto_distill.demo import launch
 
     launch(model, device=device, port=port)
+    return 0
+
+
+def info(model: tyro.conf.Positional[str] = "presto-small") -> int:
+    """Print a model's parts, parameters, budgets, operations per step, licence and origin.
+
+    Args:
+        model: A bundled model, a model folder or one snapshot in it.
+    """
+    from presto_models.info import describe
+
+    print(describe(model))
     return 0
 
 
@@ -222,6 +234,7 @@ def main() -> None:
         "reproduce": reproduce,
         "generate": generate,
         "demo": demo,
+        "info": info,
         "distill": distill,
         "train": train,
         "eval": eval_folder,

@@ -30,9 +30,9 @@ from presto_distill.settings import Budgeted, Settings, Tapped, TappedAndBudgete
 from presto_distill.trainer import Stream
 from presto_models import LayerSchedule, PrestoDenoiser, PrestoDenoiserConfig, presto_schedule
 from presto_models.conditioning import null_condition
-from presto_models.dit import micro
 from presto_models.edm import SigmaLaw
 from presto_models.layer_schedule import ase_schedule, quantile_schedule
+from presto_models.sizes import micro
 
 if TYPE_CHECKING:
     from presto_distill.experiment import Lab

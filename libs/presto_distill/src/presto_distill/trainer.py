@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from presto_distill import ema
 from presto_distill.distributed import ENGINES, Single, World, cut, same_start, shard, whole
 from presto_distill.objective import Batch, Objective, Turn
+from presto_models.compiled import compile_blocks
 from presto_models.precision import Precision, autocast
 
 Stream = Callable[[int], Iterator[Batch]]  # first batch's number -> the batches from there on
@@ -97,7 +98,7 @@ class Trainer:
             self.objective.averages = self.averages
         if self.cfg.compile:
             for module in modules:
-                compile_blocks(module)
+                compile_blocks(module, dynamic=True)
         engine = ENGINES[self.parallel.strategy]
         self.engine = engine(self.parallel, players, self.averages, taught=taught)
         self.optimizers = {
@@ -262,19 +263,3 @@ def whole_norm(parameters: Iterable[nn.Parameter], most: float) -> float:
     """Scale the gradients to a norm of at most `most`; the norm before, over all ranks' parts."""
     norm = nn.utils.clip_grad_norm_(parameters, most)
     return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
-
-
-def compile_blocks(network: nn.Module) -> None:
-    """Compile, in place, the blocks that a network keeps in lists; all of it if it has no list.
-
-    How many blocks run depends on the data and stays ordinary Python; what a block does is
-    compiled once for all blocks of its kind. Names in the state dict stay.
-    """
-
-    def blocks(module: nn.Module) -> list[nn.Module]:
-        if isinstance(module, nn.ModuleList):
-            return list(module)
-        return [block for part in module.children() for block in blocks(part)]
-
-    for block in blocks(network) or [network]:
-        block.compile(dynamic=True)

@@ -1,21 +1,15 @@
 """One attention function: flash-attn where it can run, PyTorch's SDPA everywhere else."""
 
 import functools
+import importlib
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-
-@functools.cache
-def _flash_attn_func():
-    """flash-attn 2's kernel, or None where the package is absent or broken."""
-    try:
-        from flash_attn import flash_attn_func
-    except ImportError:
-        return None
-    return flash_attn_func
+HALF = (torch.float16, torch.bfloat16)
 
 
 def attention(
@@ -26,30 +20,73 @@ def attention(
 ) -> Float[Tensor, "b h n e"]:
     """Softmax attention over the keys that `mask` marks True (all without one).
 
-    flash-attn is used for CUDA tensors in half precision without a mask, if it is installed.
+    flash-attn is used for CUDA tensors in half precision without a mask, if it is installed;
+    not within torch.compile, which cannot look into it and has SDPA's own flash kernels.
     """
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    if mask is None and q.is_cuda and half and (flash := _flash_attn_func()) is not None:
-        return flash(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+    eager_half = q.is_cuda and q.dtype in HALF and not torch.compiler.is_compiling()
+    flash = flash_attention(q.device) if eager_half and mask is None else None
+    if flash is not None:
+        out = flash(*(x.transpose(1, 2) for x in (q, k, v)))
+        out = out[0] if isinstance(out, tuple) else out  # version 4 adds log-sum-exps
+        return out.transpose(1, 2)
     mask = None if mask is None else mask[:, None, None, :]
-    if q.is_cpu:  # the backward pass of a CPU's bfloat16 kernel is four times slower than float32's
+    if q.is_cpu and (q.dtype in HALF or torch.is_autocast_enabled("cpu")):
+        # The backward pass of a CPU's bfloat16 kernel is four times slower than float32's.
         with torch.autocast("cpu", enabled=False):
             wide = (x.float() for x in (q, k, v))
             return F.scaled_dot_product_attention(*wide, attn_mask=mask).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+@functools.cache
+def flash_attention(device: torch.device) -> Callable | None:
+    """flash-attn's kernel for a CUDA device, on (b, n, h, e); None where none is installed.
+
+    Version 4 (CuTe kernels, from Hopper on) goes before version 2.
+    """
+    hopper = torch.cuda.get_device_capability(device) >= (9, 0)
+    for package in ("flash_attn.cute", "flash_attn") if hopper else ("flash_attn",):
+        try:
+            return importlib.import_module(package).flash_attn_func
+        except (ImportError, AttributeError):  # absent, broken, or without that function
+            continue
+    return None
+
+
 def rotary_table(
-    n: int, head_width: int, device: torch.device | None = None, base: float = 10_000.0
+    n: int,
+    head_width: int,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    base: float = 10_000.0,
 ) -> Float[Tensor, "n e"]:
-    """cos and sin, side by side, of the rotation angles for positions 0..n-1 (Su et al. 2021)."""
-    frequency = base ** -(torch.arange(0, head_width, 2, device=device) / head_width)
-    angle = torch.arange(n, device=device)[:, None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+    """cos and sin, side by side, of the rotation angles for positions 0..n-1 (Su et al. 2021).
+
+    Kept for the lengths last used, unless tensors are stand-ins for others (tracing, counting):
+    compiled code makes its own, so that nothing that is kept lies in the memory of a CUDA graph.
+    """
+    stand_in = torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
+    make = _rotary_table.__wrapped__ if stand_in else _rotary_table
+    return make(n, head_width, device, dtype, base)
+
+
+@functools.lru_cache(maxsize=32)
+def _rotary_table(
+    n: int, head_width: int, device: torch.device | None, dtype: torch.dtype, base: float
+) -> Tensor:
+    with torch.inference_mode(False):  # a table made while sampling serves training too
+        frequency = base ** -(torch.arange(0, head_width, 2, device=device) / head_width)
+        angle = torch.arange(n, device=device)[:, None] * frequency
+        return torch.cat([angle.cos(), angle.sin()], dim=-1).to(dtype)
 
 
 def rotate(x: Float[Tensor, "*b n e"], table: Float[Tensor, "n e"]) -> Float[Tensor, "*b n e"]:
     """Rotate each pair (x[i], x[i + e/2]) by its position's angle."""
     cos, sin = table.to(x.dtype).chunk(2, dim=-1)
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    turned = (
+        torch.addcmul(first * cos, second, sin, value=-1),
+        torch.addcmul(first * sin, second, cos),
+    )
+    return torch.cat(turned, dim=-1)

@@ -11,16 +11,20 @@ from presto_models.attention import attention, rotate
 
 
 class Fourier(nn.Module):
-    """Cosines and sines of a scalar at `width / 2` log-spaced frequencies, then a linear layer."""
+    """Cosines and sines of a scalar at `width / 2` log-spaced frequencies, then a linear layer.
+
+    Frequencies are no buffer: they stay float32 in a network that was cast to half precision.
+    """
 
     def __init__(self, width: int, *, low: float = 0.25, high: float = 64.0):
         super().__init__()
-        frequency = torch.logspace(math.log10(low), math.log10(high), width // 2)
-        self.register_buffer("frequency", 2 * math.pi * frequency, persistent=False)
+        self.low, self.high = math.log10(low), math.log10(high)
         self.out = nn.Linear(width, width)
 
     def forward(self, value: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
-        angle = value[:, None].float() * self.frequency
+        half = self.out.in_features // 2
+        frequency = torch.logspace(self.low, self.high, half, device=value.device)
+        angle = value[:, None].float() * (2 * math.pi * frequency)
         waves = torch.cat([angle.cos(), angle.sin()], dim=-1) * math.sqrt(2)
         return self.out(waves.to(self.out.weight.dtype))
 
@@ -42,7 +46,11 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from the music to the tokens of the prompt."""
+    """Multi-head attention from the music to the tokens of the prompt.
+
+    The prompt does not change while noise is removed: `keys_values` are computed apart, so that
+    they can be kept.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -52,18 +60,26 @@ class CrossAttention(nn.Module):
         self.gain = nn.Parameter(torch.ones(2, 1, 1, 1, width // heads))
         self.out = nn.Linear(width, width, bias=False)
 
+    def keys_values(self, text: Float[Tensor, "b k d"]) -> Float[Tensor, "b 2 h k e"]:
+        """The prompt's keys and values. Queries' gain is in the keys, which are fewer."""
+        k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return torch.stack([normalised(k, self.gain[0] * self.gain[1]), v], dim=1)
+
     def forward(
-        self, h: Float[Tensor, "b n d"], text: Float[Tensor, "b k d"], mask: Bool[Tensor, "b k"]
+        self,
+        h: Float[Tensor, "b n d"],
+        keys_values: Float[Tensor, "b 2 h k e"],
+        mask: Bool[Tensor, "b k"],
     ) -> Float[Tensor, "b n d"]:
         q = self.q(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = normalised(q, self.gain[0]), normalised(k, self.gain[1])
-        return self.out(attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        q = normalised(q)
+        return self.out(attention(q, *keys_values.unbind(1), mask).transpose(1, 2).flatten(2))
 
 
-def normalised(x: Float[Tensor, "*b n e"], gain: Tensor) -> Float[Tensor, "*b n e"]:
+def normalised(x: Float[Tensor, "*b n e"], gain: Tensor | None = None) -> Float[Tensor, "*b n e"]:
     """x over its root mean square, times a learned gain (QK-norm keeps logits bounded)."""
-    return F.rms_norm(x, x.shape[-1:]) * gain.to(x.dtype)
+    x_hat = F.rms_norm(x, x.shape[-1:]).to(x.dtype)  # autocast may have made it float32
+    return x_hat if gain is None else x_hat * gain.to(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -98,13 +114,19 @@ class Block(nn.Module):
         h: Float[Tensor, "b n d"],
         modulation: Float[Tensor, "b 6 d"],
         rotary: Float[Tensor, "n e"],
-        text: Float[Tensor, "b k d"] | None,
-        mask: Bool[Tensor, "b k"] | None,
+        keys_values: Float[Tensor, "b 2 h k e"] | None = None,
+        mask: Bool[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             (modulation + self.offset).unsqueeze(2).unbind(1)
         )
-        h = h + gate1 * self.attention(self.norm1(h) * (1 + scale1) + shift1, rotary)
+        update = self.attention(modulated(self.norm1(h), shift1, scale1), rotary)
+        h = torch.addcmul(h, gate1, update)
         if self.text_attention is not None:
-            h = h + self.text_attention(self.text_norm(h), text, mask)
-        return h + gate2 * self.mlp(self.norm2(h) * (1 + scale2) + shift2)
+            h = h + self.text_attention(self.text_norm(h), keys_values, mask)
+        return torch.addcmul(h, gate2, self.mlp(modulated(self.norm2(h), shift2, scale2)))
+
+
+def modulated(h: Float[Tensor, "b n d"], shift: Tensor, scale: Tensor) -> Float[Tensor, "b n d"]:
+    """h (1 + scale) + shift, in one pass over memory."""
+    return torch.addcmul(shift, h, 1 + scale)

@@ -4,6 +4,7 @@ D(x, sigma, cond) -> clean estimate     samplers, guidance, metrics, base traini
 D.features(...), D(..., tap=block)      the adversarial half of Presto-S
 D(..., budget=blocks)                   Presto-L and Presto-LS
 D(..., sigma_to=sigma)                  consistency trajectories
+D.prepare(cond) -> cond                 what needs no noise, computed once for all steps
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -54,6 +55,14 @@ class BudgetDenoiser(Protocol):
         *,
         budget: int | Int[Tensor, " b"],
     ) -> Float[Tensor, "b c *t"]: ...
+
+
+def prepare(D: Any, cond: Cond) -> Cond:
+    """The condition with all that D can compute of it before it sees any noise.
+
+    D gives the same result for it, in less time; a D without `prepare` gets it as it is.
+    """
+    return D.prepare(cond) if hasattr(D, "prepare") else cond
 
 
 def score(

@@ -1,11 +1,15 @@
 """The diffusion transformer, whose depth is an argument of the call."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils.checkpoint import checkpoint
 
 from presto_models.attention import rotary_table
 from presto_models.blocks import Block, Fourier
@@ -31,11 +35,22 @@ class DiTConfig:
     text_width: int = 128  # of the prompt's tokens; 0 for a network without text
     text_attention: bool = True  # False: the prompt enters as one pooled vector only
     budget_embedding: bool = True  # tell the network how many blocks will run
+    checkpointing: bool = False  # run blocks again in the backward pass instead of keeping states
     trajectory: bool = False  # tell it the noise level a jump is to end at (consistency trajectory)
     drop: Drop = "shifted"  # which blocks a smaller budget drops
     key: bool = False  # tell it the musical key
     timing: bool = False  # tell it where in a recording of what length the clip begins
     tags: tuple[str, ...] = ()  # tell it which of these the clip has
+
+
+class Prepared(NamedTuple):
+    """A condition beside what every block of one network computes of its prompt.
+
+    Like the condition a pytree whose tensors split and concatenate by sample.
+    """
+
+    cond: Condition
+    keys_values: Float[Tensor, "b l 2 h k e"]  # of each of the l blocks
 
 
 class DiT(nn.Module):
@@ -63,9 +78,9 @@ class DiT(nn.Module):
             self.no_text = nn.Parameter(torch.zeros(width))
         self.embedding = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.modulation = nn.Linear(width, 6 * width)
-        cross = bool(config.text_width) and config.text_attention
+        self.cross = bool(config.text_width) and config.text_attention
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, text=cross) for _ in range(config.depth)
+            Block(width, config.heads, text=self.cross) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.output_modulation = nn.Linear(width, 2 * width)
@@ -88,11 +103,23 @@ class DiT(nn.Module):
         if self.noise_to is not None:
             nn.init.zeros_(self.noise_to.out.weight)
 
+    def prepare(self, cond: Condition | Prepared | None) -> Condition | Prepared | None:
+        """The condition with its prompt's keys and values, computed once for all sampler steps.
+
+        The network's output does not change by a bit. Without attention to text (or a condition)
+        there is nothing to keep. Not to be kept while weights change.
+        """
+        if not self.cross or not isinstance(cond, Condition):
+            return cond
+        text, _ = self._prompt(cond, cond.mask.shape[0])
+        pairs = [block.text_attention.keys_values(text) for block in self.blocks]
+        return Prepared(cond, torch.stack(pairs, dim=1))
+
     def forward(
         self,
         x: Float[Tensor, "b c t"],
         c_noise: Float[Tensor, " b"],
-        cond: Condition | None = None,
+        cond: Condition | Prepared | None = None,
         *,
         budget: int | Int[Tensor, " b"] | None = None,
         tap: Tap | None = None,
@@ -117,7 +144,7 @@ class DiT(nn.Module):
         self,
         x: Float[Tensor, "b c t"],
         c_noise: Float[Tensor, " b"],
-        cond: Condition | None = None,
+        cond: Condition | Prepared | None = None,
         *,
         tap: Tap,
     ) -> Hidden:
@@ -135,7 +162,7 @@ class DiT(nn.Module):
         self,
         x: Tensor,
         c_noise: Tensor,
-        cond: Condition | None,
+        cond: Condition | Prepared | None,
         c_noise_to: Tensor | None,
         *,
         budgets: int | Tensor,  # descending if they differ
@@ -143,37 +170,49 @@ class DiT(nn.Module):
         stop: bool = False,
     ):
         """Embed and run the kept blocks: final hidden state, tapped one(s), noise embedding."""
-        counts = self._counts(budgets, len(x))
+        batch = x.shape[0]  # not len(x), which an exporter would take for a constant
+        counts = self._counts(budgets, batch)
         wanted = () if tap is None else tap if isinstance(tap, tuple) else (tap,)
-        everyone = [i for i, n in enumerate(counts) if n == len(x)]
+        everyone = [i for i, n in enumerate(counts) if n == batch]
         if missing := [i for i in wanted if i != -1 and i not in everyone]:
             raise ValueError(f"tap {missing[0]} is not among the blocks that run: {everyone}")
         h = self.input(x.to(self.input.weight.dtype).transpose(1, 2))
-        rotary = rotary_table(h.shape[1], self.config.width // self.config.heads, h.device)
+        head_width = self.config.width // self.config.heads
+        rotary = rotary_table(h.shape[1], head_width, h.device, h.dtype)
+        cond, ready = cond if isinstance(cond, Prepared) else (cond, None)
         embedding, text, mask = self._embed(c_noise, cond, budgets, c_noise_to)
         modulation = self.modulation(embedding).unflatten(-1, (6, -1))
         states, waiting = {}, []  # samples wait while blocks run that they do not keep
         for i, n in enumerate(counts):
             if n == 0 or (stop and states.keys() >= set(wanted)):
                 continue
-            if n > len(h):
+            if n > h.shape[0]:
                 h, waiting = torch.cat([h, *waiting]), []
-            elif n < len(h):
+            elif n < h.shape[0]:
                 h, waiting = h[:n], [h[n:], *waiting]
-            rows = (None if leaf is None else leaf[:n] for leaf in (text, mask))
-            h = self.blocks[i](h, modulation[:n], rotary, *rows)
+            attended = ()
+            if self.cross:
+                block = self.blocks[i].text_attention
+                pair = block.keys_values(text) if ready is None else ready[:, i]
+                attended = pair[:n], mask[:n]
+            h = self._block(i)(h, modulation[:n], rotary, *attended)
             if i in wanted:
                 states[i] = h
         h = states[-1] = torch.cat([h, *waiting]) if waiting else h
         tapped = tuple(states[i] for i in wanted)
         return h, tapped if isinstance(tap, tuple) else tapped[0] if tapped else None, embedding
 
+    def _block(self, i: int) -> Callable:
+        if self.config.checkpointing and torch.is_grad_enabled():
+            return partial(checkpoint, self.blocks[i], use_reentrant=False)
+        return self.blocks[i]
+
     def _counts(self, budgets: int | Tensor, batch: int) -> list[int]:
         """For each block, how many of the batch's samples keep it."""
         depth, drop = self.config.depth, self.config.drop
         if isinstance(budgets, int):
             kept = kept_blocks(budgets, depth, drop)
-            return [batch * (i in kept) for i in range(depth)]
+            return [batch if i in kept else 0 for i in range(depth)]
         counts = [0] * depth
         for budget, n in zip(
             *(v.tolist() for v in budgets.unique(return_counts=True)), strict=True
@@ -199,7 +238,7 @@ class DiT(nn.Module):
         vector = self.metadata(vector, cond)
         text = mask = None
         if self.config.text_width:
-            text, mask = self._prompt(cond, len(c_noise))
+            text, mask = self._prompt(cond, c_noise.shape[0])
             weight = mask[..., None].to(text.dtype)
             vector = vector + (text * weight).sum(1) / weight.sum(1)
         return self.embedding(vector), text, mask
@@ -212,16 +251,6 @@ class DiT(nn.Module):
             return first, seen
         text = self.text(cond.text.to(first.dtype))
         return torch.cat([first, text], dim=1), torch.cat([seen, cond.mask], dim=1)
-
-
-def micro() -> DiTConfig:
-    """Bundled size: 16 thin blocks, deep enough to drop layers, small enough for two CPU cores."""
-    return DiTConfig(width=128, depth=16, heads=4, text_attention=False)
-
-
-def paper() -> DiTConfig:
-    """24 blocks of width 1024 (our default; the paper's sizes are not stated)."""
-    return DiTConfig()
 
 
 @dataclass(frozen=True)
@@ -251,9 +280,14 @@ class PrestoDenoiser(Precondition, Snapshot):
         """Number of blocks of the full network."""
         return self.config.dit.depth
 
+    @property
+    def schedule(self) -> LayerSchedule | None:
+        """How many blocks a call spends, by noise level; None where it always runs all."""
+        return self.config.schedule
+
     def forward(self, x, sigma, cond=None, *, budget=None, sigma_to=None, **options):
-        if budget is None and self.config.schedule is not None:
-            budget = self.config.schedule(sigma)
+        if budget is None and self.schedule is not None:
+            budget = self.schedule(sigma)
         if sigma_to is None and self.config.dit.trajectory:
             sigma_to = torch.zeros_like(sigma)
         return super().forward(x, sigma, cond, budget=budget, sigma_to=sigma_to, **options)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from presto_models.denoiser import Cond, Hidden, Tap, per_sample
+from presto_models.denoiser import Cond, Hidden, Tap, per_sample, prepare
 
 SIGMA_DATA, SIGMA_MIN, SIGMA_MAX = 0.5, 0.002, 80.0  # published
 
@@ -74,6 +74,10 @@ class Precondition(nn.Module):
         """Hidden state after block `tap` of the network; later blocks do not run."""
         _, _, c_in, c_noise = self.scalings(sigma)
         return self.inner.features(per_sample(c_in, x) * x, c_noise, cond, tap=tap)
+
+    def prepare(self, cond: Cond) -> Cond:
+        """The condition with what the network can compute of it, once for all sampler steps."""
+        return prepare(self.inner, cond)
 
 
 def add_noise(

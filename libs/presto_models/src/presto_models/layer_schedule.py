@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from presto_models.denoiser import BudgetDenoiser, Cond, Hidden, Tap
+from presto_models.denoiser import BudgetDenoiser, Cond, Hidden, Tap, prepare
 from presto_models.edm import LogNormal, SigmaLaw
 
 Drop = Literal["shifted", "tail"]
@@ -87,7 +87,7 @@ def ase_schedule(depth: int, law: SigmaLaw = LogNormal()) -> LayerSchedule:
 
 
 class ScheduledDenoiser(nn.Module):
-    """A denoiser that spends on each sample the blocks its noise level calls for."""
+    """A denoiser that spends on each sample the blocks its noise level calls for, unless told."""
 
     def __init__(self, denoiser: BudgetDenoiser, schedule: LayerSchedule):
         super().__init__()
@@ -95,12 +95,23 @@ class ScheduledDenoiser(nn.Module):
         self.schedule = schedule
 
     def forward(
-        self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond = None, **options
+        self,
+        x: Float[Tensor, "b c *t"],
+        sigma: Float[Tensor, " b"],
+        cond: Cond = None,
+        *,
+        budget: int | Int[Tensor, " b"] | None = None,
+        **options,
     ) -> Float[Tensor, "b c *t"] | tuple[Float[Tensor, "b c *t"], Hidden]:
-        return self.denoiser(x, sigma, cond, budget=self.schedule(sigma), **options)
+        budget = self.schedule(sigma) if budget is None else budget
+        return self.denoiser(x, sigma, cond, budget=budget, **options)
 
     def features(
         self, x: Float[Tensor, "b c *t"], sigma: Float[Tensor, " b"], cond: Cond = None, *, tap: Tap
     ) -> Hidden:
         """The hidden state after block `tap` of the pass that the schedule shortens."""
         return self(x, sigma, cond, tap=tap)[1]
+
+    def prepare(self, cond: Cond) -> Cond:
+        """The condition with what the denoiser can compute of it, once for all sampler steps."""
+        return prepare(self.denoiser, cond)

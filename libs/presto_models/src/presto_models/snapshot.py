@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +31,11 @@ class Snapshot:
         for name, value in state.items():
             if not value.isfinite().all():
                 raise SnapshotError(f"{name} is not finite; nothing was written to {folder}")
-        header = {"class": type(self).__name__, "config": dataclasses.asdict(self.config)}
+        header = {
+            "class": type(self).__name__,
+            "presto_models": metadata.version("presto-models"),
+            "config": dataclasses.asdict(self.config),
+        }
         write_atomic(folder / "model.safetensors", lambda path: save_file(state, path))
         text = json.dumps(header, indent=2) + "\n"
         write_atomic(folder / "config.json", lambda path: path.write_text(text))
@@ -45,8 +50,8 @@ class Snapshot:
         Raises SnapshotError, in one line, where the folder or a key is missing or wrong.
         """
         folder = find_snapshot(name_or_path)
+        header = read_header(folder)
         try:
-            header = json.loads((folder / "config.json").read_text())
             state = load_file(folder / "model.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
             raise SnapshotError(f"cannot read the snapshot in {folder}: {error}") from error
@@ -89,6 +94,26 @@ def find_snapshot(name_or_path: str | Path) -> Path:
     raise SnapshotError(
         f"no folder {name_or_path!s} and no bundled model of that name: {_some(names)}"
     )
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """What config.json says; SnapshotError where a newer library than this one wrote it."""
+    try:
+        header = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"cannot read the snapshot in {folder}: {error}") from error
+    here, there = metadata.version("presto-models"), header.get("presto_models", "0")
+    if _release(there) > _release(here):
+        raise SnapshotError(
+            f"{folder} was written by presto-models {there}, this is {here}: "
+            'pip install --upgrade "presto-models"'
+        )
+    return header
+
+
+def _release(version: str) -> list[int]:
+    """Major and minor number; a third one changes no format."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:

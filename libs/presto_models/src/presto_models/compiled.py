@@ -1,0 +1,106 @@
+"""Faster passes through a network: blocks compiled, and on CUDA whole passes recorded as graphs."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from presto_models.denoiser import Cond, prepare
+
+
+def compile_blocks(network: nn.Module, **options) -> None:
+    """Compile, in place, the blocks that a network keeps in lists; all of it if it has no list.
+
+    How many blocks run depends on the data and stays ordinary Python; what a block does is
+    compiled once for all blocks of its kind. Names in the state dict stay. `options` are those of
+    `torch.compile`.
+    """
+
+    def blocks(module: nn.Module) -> list[nn.Module]:
+        if isinstance(module, nn.ModuleList):
+            return list(module)
+        return [block for part in module.children() for block in blocks(part)]
+
+    for block in blocks(network) or [network]:
+        block.compile(**options)
+
+
+class Compiled(nn.Module):
+    """A denoiser for sampling, its blocks compiled once for all budgets.
+
+    On CUDA each pass is recorded as a CUDA graph when its shapes and budget are first seen and
+    replayed from then on. The weights are the given denoiser's and must stay where they are;
+    cast them to half precision: under autocast every pass casts them again.
+    """
+
+    def __init__(self, denoiser: nn.Module, *, mode: str | None = None):
+        """`mode` is torch.compile's, such as "max-autotune-no-cudagraphs"."""
+        super().__init__()
+        compile_blocks(denoiser, mode=mode)
+        self.denoiser = denoiser
+        self.graphs: dict[tuple, Graph] = {}
+
+    def prepare(self, cond: Cond) -> Cond:
+        """The condition with what the denoiser can compute of it, once for all sampler steps."""
+        return prepare(self.denoiser, cond)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        x: Float[Tensor, "b c *t"],
+        sigma: Float[Tensor, " b"],
+        cond: Cond = None,
+        *,
+        budget: int | None = None,
+    ) -> Float[Tensor, "b c *t"]:
+        """What the denoiser gives, without gradients."""
+        if budget is None and (schedule := getattr(self.denoiser, "schedule", None)) is not None:
+            budgets = set(schedule(sigma.cpu()).tolist())
+            if len(budgets) > 1:  # which samplers do not ask for
+                return self.denoiser(x, sigma, cond)
+            budget = budgets.pop()
+        options = {} if budget is None else {"budget": budget}
+        if not x.is_cuda:
+            return self.denoiser(x, sigma, cond, **options)
+        leaves, spec = tree_flatten((x, sigma) if cond is None else (x, sigma, cond))
+        # A condition may have fields that are None.
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        inputs = [leaves[i] for i in places]
+        half = torch.is_autocast_enabled("cuda")
+        key = (spec, tuple(places), budget, half, *((v.shape, v.dtype) for v in inputs))
+        if key not in self.graphs:
+
+            def call(*tensors: Tensor) -> Tensor:
+                given: list = [None] * len(leaves)
+                for i, tensor in zip(places, tensors, strict=True):
+                    given[i] = tensor
+                # Weights that autocast keeps would be gone when the graph is replayed.
+                with torch.autocast("cuda", enabled=half, cache_enabled=False):
+                    return self.denoiser(*tree_unflatten(given, spec), **options)
+
+            self.graphs[key] = Graph(call, inputs)
+        return self.graphs[key](inputs)
+
+
+class Graph:
+    """A recorded call of tensors on CUDA; replays copy what they are given into its memory."""
+
+    def __init__(self, call: Callable[..., Tensor], inputs: Sequence[Tensor]):
+        self.inputs = [tensor.clone() for tensor in inputs]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # compiles and tunes, which cannot be recorded
+            for _ in range(3):
+                call(*self.inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.output = call(*self.inputs)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        for held, given in zip(self.inputs, inputs, strict=True):
+            held.copy_(given)
+        self.graph.replay()
+        return self.output.clone()

@@ -1,0 +1,96 @@
+"""What a model is made of and what a step of it costs, read from its files without running it."""
+
+import json
+import math
+from importlib.metadata import metadata
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch.utils.flop_counter import FlopCounterMode
+
+from presto_models.conditioning import Condition
+from presto_models.dit import DiT, DiTConfig, PrestoDenoiser, PrestoDenoiserConfig
+from presto_models.snapshot import SnapshotError, find_snapshot, from_dict, read_header
+
+FRAMES, TOKENS = 216, 16  # 10 s of the bundled codec's latents; the words of a longer prompt
+
+
+def describe(name_or_path: str | Path) -> str:
+    """A model folder or a single snapshot in words: parts, parameters, budgets, cost, origin.
+
+    Raises SnapshotError where there is none, or one that needs another version of this library.
+    """
+    folder = find_snapshot(name_or_path)
+    parts = sorted(
+        path.parent for path in (*folder.glob("config.json"), *folder.glob("*/config.json"))
+    )
+    if not parts:
+        raise SnapshotError(f"{folder} holds no snapshot: no config.json in it or one level below")
+    package = metadata("presto-models")
+    lines = [f"{folder.resolve().name}, read by presto-models {package['Version']}"]
+    for part in parts:
+        lines += ["", *_part(part, package["License-Expression"])]
+    return "\n".join(lines)
+
+
+def step_flops(dit: DiTConfig, budget: int, *, frames: int = FRAMES, tokens: int = TOKENS) -> int:
+    """Multiplications and additions of one clip's pass through `budget` blocks.
+
+    Counted on tensors without memory, the prompt's keys and values included.
+    """
+    with torch.device("meta"):
+        text = torch.zeros(1, tokens, dit.text_width)
+        cond = Condition(text, torch.ones(1, tokens, dtype=torch.bool), torch.zeros(1))
+        inputs = torch.zeros(1, dit.channels, frames), torch.zeros(1)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            DiT(dit)(*inputs, cond, budget=budget)
+    return counter.get_total_flops()
+
+
+def _part(folder: Path, licence: str) -> list[str]:
+    """One snapshot; statistics that are stored beside its parameters count among them."""
+    header = read_header(folder)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    size = sum(map(math.prod, shapes))
+    card_file = folder / "card.json"
+    card = json.loads(card_file.read_text()) if card_file.exists() else {}
+    bundled = folder.is_relative_to(find_snapshot("presto-small").parent)
+    licence = card.get("licence", licence if bundled else "not stated")
+    lines = [f"{folder.name}: {header['class']}, {size:,} parameters, licence {licence}"]
+    if header["class"] == PrestoDenoiser.__name__:
+        lines += _cost(from_dict(PrestoDenoiserConfig, header["config"]))
+    if card:
+        lines += _origin(card)
+    return lines
+
+
+def _cost(config: PrestoDenoiserConfig) -> list[str]:
+    """Blocks and operations of a step, for each noise level that has its own budget."""
+    dit, schedule = config.dit, config.schedule
+    kind = "few-step generator" if config.few_step else "diffusion model"
+    lines = [f"  {kind}, {dit.depth} blocks of width {dit.width}, {dit.heads} heads"]
+    edges = (0.0, *schedule.edges, math.inf) if schedule else (0.0, math.inf)
+    for i, budget in enumerate(schedule.budgets if schedule else (dit.depth,)):
+        flops = step_flops(dit, budget)
+        lines.append(
+            f"  sigma {edges[i]:.3g} to {edges[i + 1]:.3g}: {budget} blocks, "
+            f"{flops / 1e9:.2f} GFLOP a step for {FRAMES} frames"
+        )
+    return lines
+
+
+def _origin(card: dict) -> list[str]:
+    """The training card without its curves and measurements; cards may leave anything out."""
+    minutes = card.get("wall_clock_minutes") or card.get("wall_clock_seconds", math.nan) / 60
+    facts = {
+        "steps": card.get("steps") or card.get("train", {}).get("steps"),
+        "minutes": None if math.isnan(minutes) else round(minutes),
+        "hardware": card.get("hardware"),
+        "data": card.get("data"),
+        "command": card.get("command"),
+    }
+    if isinstance(facts["data"], dict):
+        facts["data"] = ", ".join(f"{name} {value}" for name, value in facts["data"].items())
+    return [f"  {name}: {fact}" for name, fact in facts.items() if fact is not None]

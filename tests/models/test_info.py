@@ -1,0 +1,53 @@
+"""`describe` counts what a model holds and what its steps cost."""
+
+from dataclasses import replace
+
+import pytest
+
+from presto_models.info import describe, step_flops
+from presto_models.layer_schedule import LayerSchedule
+from presto_models.sizes import large, micro
+from presto_models.snapshot import SnapshotError, read_header
+
+
+def test_flops_of_a_step_are_those_of_its_blocks():
+    """Per token and block 14 1/3 width^2 weights once each (2 operations), and attention's
+    2 products of frames x width; the rest does not grow with the budget."""
+    dit, frames = replace(large(), text_attention=False), 689
+    width, hidden = dit.width, 8 * dit.width // 3
+    block = 2 * frames * (4 * width**2 + 3 * width * hidden) + 4 * frames**2 * width
+    first, fifth = (step_flops(dit, budget, frames=frames) for budget in (1, 5))
+    assert fifth - first == 4 * block
+    prompted = step_flops(large(), 2, frames=frames, tokens=8) - step_flops(
+        large(), 1, frames=frames, tokens=8
+    )
+    cross = 2 * 2 * frames * width**2 + 2 * 9 * 2 * width**2 + 4 * frames * 9 * width
+    assert prompted == block + cross
+
+
+def test_the_bundled_model_is_described_part_by_part():
+    text = describe("presto-small")
+    assert "base: PrestoDenoiser, 3,374,016 parameters, licence Apache-2.0" in text
+    assert f"16 blocks, {step_flops(micro(), 16) / 1e9:.2f} GFLOP a step" in text
+    assert "  steps: 3600\n  minutes: 22\n  hardware: x86_64, 2 threads\n" in text
+
+
+def test_budgets_are_listed_by_noise_level(tiny_denoiser, tmp_path):
+    D = tiny_denoiser(schedule=LayerSchedule((0.5, 2.0), (4, 3, 1)))
+    lines = describe(D.save_pretrained(tmp_path / "mine")).splitlines()
+    size = sum(p.numel() for p in D.parameters())
+    assert f"mine: PrestoDenoiser, {size:,} parameters, licence not stated" in lines
+    bins = [line.split(" blocks")[0].strip() for line in lines if "sigma" in line]
+    assert bins == ["sigma 0 to 0.5: 4", "sigma 0.5 to 2: 3", "sigma 2 to inf: 1"]
+
+
+def test_a_folder_without_snapshots_and_a_newer_snapshot_say_so(tiny_denoiser, tmp_path):
+    with pytest.raises(SnapshotError, match="holds no snapshot"):
+        describe(tmp_path)
+    config = tiny_denoiser().save_pretrained(tmp_path / "new") / "config.json"
+    written = read_header(config.parent)["presto_models"]
+    config.write_text(config.read_text().replace(f'"{written}"', '"99.0.1"'))
+    with pytest.raises(SnapshotError, match=r"by presto-models 99\.0\.1, this is .*--upgrade"):
+        describe(tmp_path / "new")
+    with pytest.raises(SnapshotError, match=r"99\.0\.1"):
+        type(tiny_denoiser()).from_pretrained(tmp_path / "new")

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from presto_models import sizes
-from presto_models.conditioning import Condition, null_condition
+from presto_models.conditioning import null_condition
 from presto_models.denoiser import prepare
 from presto_models.dit import DiT, DiTConfig
 from presto_models.layer_schedule import LayerSchedule, ScheduledDenoiser, kept_blocks

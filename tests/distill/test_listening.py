@@ -10,9 +10,9 @@ import torch
 from torchaudio.functional import loudness
 
 from presto_data import load_audio
-from presto_distill.listening.build import TestConfig, build, low_passed
-from presto_distill.listening.rater import Session
-from presto_distill.listening.ratings import (
+from presto_distill.lab.listening.build import TestConfig, build, low_passed
+from presto_distill.lab.listening.rater import Session
+from presto_distill.lab.listening.ratings import (
     COLUMNS,
     Ratings,
     compare,

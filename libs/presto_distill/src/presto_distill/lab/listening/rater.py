@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from random import Random
 
+from presto_distill.lab.listening.ratings import COLUMNS
 from presto_distill.lab.widgets import interactive
-from presto_distill.listening.ratings import COLUMNS
 from presto_models.snapshot import write_atomic
 
 

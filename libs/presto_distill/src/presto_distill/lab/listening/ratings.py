@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from presto_distill.listening.build import ANCHOR
+from presto_distill.lab.listening.build import ANCHOR
 
 COLUMNS = ("test", "rater", "item", "stimulus", "score", "plays", "seconds", "trial", "position")
 # BS.1534-3: who rates the hidden reference below 90, or an anchor above 90, in more than 15 % of

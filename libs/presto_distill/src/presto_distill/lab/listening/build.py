@@ -93,7 +93,7 @@ def build(clips: Path, out: Path, config: TestConfig = TestConfig()) -> Path:
     level = {"lufs": config.lufs, "gain": gain}
     _write_text(out / "key.json", json.dumps({**facts, **level, "stimuli": key}, indent=2) + "\n")
     shown = {"test": test, "title": config.title, "question": config.question, "trials": trials}
-    page = (files("presto_distill.listening") / "page.html").read_text(encoding="utf-8")
+    page = (files("presto_distill.lab.listening") / "page.html").read_text(encoding="utf-8")
     # A caption may hold anything, "</script>" too.
     inline = json.dumps(shown).replace("<", "\\u003c")
     return _write_text(out / "page" / "index.html", page.replace("{{TEST}}", inline))

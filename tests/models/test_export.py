@@ -8,8 +8,9 @@ import torch
 
 from presto_models.autoencoder import Autoencoder, AutoencoderConfig
 from presto_models.conditioning import Condition
-from presto_models.export import export_decoder, export_denoiser
+from presto_models.export import export_decoder, export_denoiser, export_stereo
 from presto_models.layer_schedule import LayerSchedule
+from presto_models.stereo import MonoToStereo, MonoToStereoConfig
 
 CHANNELS, BUDGET = 4, 2
 
@@ -29,6 +30,10 @@ def clips(batch: int, frames: int, tokens: int):
     cond = Condition(text, mask, torch.tensor([120.0, 0.0, 90.0])[:batch])
     x = torch.randn(batch, CHANNELS, frames, generator=source)
     return x, torch.tensor([0.1, 1.0, 9.0])[:batch], cond
+
+
+def stated(cond: Condition) -> dict[str, torch.Tensor]:
+    return {name: leaf for name, leaf in cond._asdict().items() if leaf is not None}
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ def test_a_step_in_onnx_is_the_denoiser_at_that_budget(tiny_denoiser, tmp_path, 
     )
     for size in ((2, 12, 3), (3, 31, 7), (1, 9, 1)):
         x, sigma, cond = clips(*size)
-        D_x = run_onnx(path, x=x, sigma=sigma, **cond._asdict())
+        D_x = run_onnx(path, x=x, sigma=sigma, **stated(cond))
         with torch.no_grad():
             torch.testing.assert_close(D_x, D(x, sigma, cond, budget=BUDGET), rtol=1e-3, atol=1e-3)
             assert not torch.allclose(D_x, D(x, sigma, cond, budget=3), rtol=1e-2, atol=1e-2)
@@ -71,13 +76,26 @@ def test_a_decoder_in_onnx_gives_the_codec_s_magnitudes(tmp_path, run_onnx):
         torch.testing.assert_close(magnitude, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_mono_to_stereo_in_onnx_gives_the_same_side(tmp_path, run_onnx):
+    torch.manual_seed(0)
+    stereo = MonoToStereo(MonoToStereoConfig(width=8, depth=1))
+    torch.nn.init.normal_(stereo.network.leave.weight, std=0.3)
+    path = export_stereo(stereo, tmp_path / "stereo.onnx")
+    for batch, frames in ((2, 5), (1, 40)):
+        mid = 0.2 * torch.randn(batch, frames, stereo.hop)
+        with torch.no_grad():
+            expected = stereo.side(mid.flatten(1)[:, None]).view_as(mid)
+        assert expected.std() > 0.01
+        torch.testing.assert_close(run_onnx(path, mid=mid), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_a_program_of_torch_export_is_the_denoiser(tiny_denoiser, tmp_path):
     D = tiny_denoiser(depth=2)
     path = export_denoiser(D, clips(2, 9, 3)[2], tmp_path / "step.pt2", channels=CHANNELS)
     program = torch.export.load(path).module()
     x, sigma, cond = clips(3, 31, 7)
     with torch.no_grad():
-        D_x = program(x, sigma, cond._asdict())
+        D_x = program(x, sigma, stated(cond))
         torch.testing.assert_close(D_x, D(x, sigma, cond), rtol=1e-4, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Files that run without this library: a generator's step and a codec's decoder.
+"""Files that run without this library: a generator's step, a codec's decoder and mono to stereo.
 
 The suffix says which kind: .onnx (needs the extra `onnx`) or .pt2, a program of `torch.export`.
 Batch, time and length of the prompt stay free; how many blocks run is fixed, so that each budget
@@ -59,6 +59,14 @@ def export_decoder(codec: nn.Module, path: str | Path) -> Path:
     return _export(_Spectrum(codec), (latent,), shapes, path, names=(["latent"], ["magnitude"]))
 
 
+def export_stereo(stereo: nn.Module, path: str | Path) -> Path:
+    """Write mono to stereo as `mid` to `side`, both (b, n, hop): audio in frames of the hop. Left
+    is mid + side, right mid - side."""
+    mid = torch.zeros(2, FRAMES, stereo.hop, device=stereo.window.device)
+    shapes = ({0: "batch", 1: "frames"},)
+    return _export(_Side(stereo), (mid,), shapes, path, names=(["mid"], ["side"]))
+
+
 class _Step(nn.Module):
     """A denoiser whose condition comes as a dict of tensors."""
 
@@ -79,6 +87,17 @@ class _Spectrum(nn.Module):
 
     def forward(self, latent: Float[Tensor, "b c t"]) -> Float[Tensor, "b n f"]:
         return self.codec.spectrum(latent)
+
+
+class _Side(nn.Module):
+    """The side signal without its chunks."""
+
+    def __init__(self, stereo: nn.Module):
+        super().__init__()
+        self.stereo = stereo
+
+    def forward(self, mid: Float[Tensor, "b n hop"]) -> Float[Tensor, "b n hop"]:
+        return self.stereo.whole_side(mid.flatten(1)).unflatten(1, (-1, mid.shape[2]))
 
 
 def _export(

@@ -20,6 +20,7 @@ from presto_models.conditioning import (
     null_condition,
     parse_prompt,
 )
+from presto_models.denoiser import prepare
 from presto_models.dit import PrestoDenoiser
 from presto_models.editing import Edit, check_edit, continuation, variation
 from presto_models.edm import SIGMA_MAX
@@ -224,16 +225,16 @@ class Pipeline:
         sampling = sampling.resolved(few_step=self.few_step)
         rng = generators(seeds, shape[0])
         D, noise = self.denoiser, randn(shape, rng, self.device)
-        prepare = getattr(D, "prepare", lambda cond: cond)  # what all steps can share of a prompt
+        share = partial(prepare, D)  # what all steps can share of a prompt
         if sampling.budget is not None:
             D = partial(D, budget=sampling.budget)
         if not self.few_step:
-            unguided = prepare(null_condition(cond) if null is None else null)
+            unguided = share(null_condition(cond) if null is None else null)
             D = sampling.guide(D, lambda _: unguided)
         sigma_max = SIGMA_MAX if edit is None else edit.sigma
         if edit is not None:
             D, noise = edit.applied(D, noise)
-        return sampling.start(D, noise, prepare(cond), rng=rng, sigma_max=sigma_max)
+        return sampling.start(D, noise, share(cond), rng=rng, sigma_max=sigma_max)
 
     def _check(self, sampling: Sampling, negative_prompt: str | None, stereo: bool) -> None:
         """Refuse what this pipeline's parts cannot do, before any of them runs."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from presto_models.autoencoder import Corrected, band_matrices
@@ -84,28 +84,34 @@ class MonoToStereo(Snapshot, nn.Module):
         # Blocks and taps reach one frame each; analysis and synthesis one frame together.
         reach = self.config.depth + self.config.taps
         padded = F.pad(mid[:, 0].float(), (0, -samples % hop))
-        side = chunked(self._side, padded, chunk=chunk * hop, overlap=reach * hop)
+        side = chunked(self.whole_side, padded, chunk=chunk * hop, overlap=reach * hop)
         return side[:, None, :samples]
 
-    def _side(self, mid: Float[Tensor, "b s"]) -> Float[Tensor, "b s"]:
+    def whole_side(self, mid: Float[Tensor, "b s"]) -> Float[Tensor, "b s"]:
+        """The side of whole frames, all at once."""
         spectra = frame_spectra(F.pad(mid, (self.hop, self.hop)), self.window, self.hop)
-        gains = self.gains(spectra)
-        side = gains[0] * spectra
-        for delay in range(1, self.config.taps):
-            side = side + gains[delay] * F.pad(spectra, (0, 0, delay, 0))[:, :-delay]
-        frames = torch.fft.irfft(side) * self.window
+        # By real and imaginary parts: ONNX has no complex numbers.
+        spectra = torch.view_as_real(spectra)
+        side = torch.zeros_like(spectra)
+        for delay, gain in enumerate(self.gains(spectra)):
+            before = F.pad(spectra, (0, 0, 0, 0, delay, 0))[:, : spectra.shape[1]]
+            (a, b), (c, d) = gain.unbind(-1), before.unbind(-1)
+            side = side + torch.stack([a * c - b * d, a * d + b * c], -1)
+        frames = torch.fft.irfft(torch.view_as_complex(side)) * self.window
         return overlap_add(frames, self.hop)[:, self.hop : -self.hop]
 
-    def gains(self, spectra: Complex[Tensor, "b n f"]) -> list[Complex[Tensor, "b n f"]]:
+    def gains(self, spectra: Float[Tensor, "b n f 2"]) -> Float[Tensor, "taps b n f 2"]:
         """What to multiply each frame by, and the frames before it, real and imaginary in [-1, 1].
 
         Inputs are levels from -100 dB to full scale, roughly centred and scaled.
         """
-        magnitude = torch.view_as_real(spectra).square().sum(-1).sqrt() * (2 / self.window.sum())
+        magnitude = spectra.square().sum(-1).sqrt() * (2 / self.window.sum())
         level = (magnitude @ self.to_bands).clamp_min(1e-5).log() / 3 + 2.5
         parts = self.network(level.mT).mT.tanh().chunk(2 * self.config.taps, -1)
         real = [(part @ self.to_bins).float() for part in parts]
-        return [torch.complex(*pair) for pair in zip(real[::2], real[1::2], strict=True)]
+        return torch.stack(
+            [torch.stack(pair, -1) for pair in zip(real[::2], real[1::2], strict=True)]
+        )
 
 
 def left_right(mid: Float[Tensor, "b 1 s"], side: Float[Tensor, "b 1 s"]) -> Float[Tensor, "b 2 s"]:

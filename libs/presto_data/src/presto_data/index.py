@@ -94,11 +94,9 @@ def statistics(summaries: Sequence[dict]) -> dict:
     mean = total["sum"]
     variance = np.maximum(total["square"] - mean**2, 0)
     drawn = np.sqrt(variance + total.get("scale_square", 0))
-    far = (drawn < SIGMA_DATA / FAR) | (drawn > SIGMA_DATA * FAR)
-    warnings = [
-        f"channel {i}: standard deviation {drawn[i]:.3g}, a denoiser expects {SIGMA_DATA}"
-        for i in np.flatnonzero(far)
-    ]
+    far = np.flatnonzero((drawn < SIGMA_DATA / FAR) | (drawn > SIGMA_DATA * FAR))
+    named = ", ".join(f"{i} ({drawn[i]:.2g})" for i in far)
+    warning = f"{len(far)} of {len(mean)} channels deviate far from {SIGMA_DATA}: {named}"
     scales = "scale_square" in total
     return {
         "frames": frames,
@@ -108,7 +106,7 @@ def statistics(summaries: Sequence[dict]) -> dict:
         "std": np.sqrt(variance).tolist(),
         "scale_rms": np.sqrt(total["scale_square"]).tolist() if scales else None,
         "sigma_data": float(np.sqrt(np.square(drawn).mean())),
-        "warnings": warnings,
+        "warning": warning if len(far) else "",
     }
 
 

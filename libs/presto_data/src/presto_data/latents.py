@@ -215,6 +215,6 @@ def find_set(path: Path) -> Path:
         return found[0]
     if found:
         raise ValueError(f"{path} holds {len(found)} sets: {', '.join(p.name for p in found)}")
-    begun = any(path.glob("*.tar")) or any(path.glob("*/*.tar")) or any(path.glob("**/*.partial"))
+    begun = any(any(path.glob(f"{where}key.json")) for where in ("", "*/"))
     why = "encoding is not finished, run the same command again" if begun else "no index.parquet"
     raise ValueError(f"{path}: no complete set of latents ({why})")

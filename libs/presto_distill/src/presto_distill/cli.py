@@ -1,4 +1,4 @@
-"""The command line: presto reproduce | generate | distill | train | eval | train-bundle."""
+"""The command line: presto reproduce | generate | distill | train | eval | data | train-bundle."""
 
 import sys
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from presto_distill.data_command import data
 
 Out = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 
@@ -260,6 +262,7 @@ def main() -> None:
         "distill": distill,
         "train": train,
         "eval": eval_folder,
+        "data": data,
         "train-bundle": train_bundle,
     }
     try:

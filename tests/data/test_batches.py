@@ -149,6 +149,8 @@ def test_impossible_mixtures_are_refused(counted):
             Mixture(*[(counted, weight) for weight in weights])
     with pytest.raises(ValueError, match="more than 1000 times"):
         Mixture((counted, 1e5), (counted, 1.0))
+    with pytest.raises(ValueError, match="without clips"):
+        Mixture((counted, 1.0), (counted[:0], 1.0))
     with pytest.raises(ValueError, match="mixture of mixtures"):
         Mixture((Mixture((counted, 1.0)), 1.0))
 

@@ -12,6 +12,8 @@ import torch
 from presto_data import Clip, Corpus, LatentShards, Metadata, encode_corpus
 from presto_data.plan import Rates, plan
 from presto_distill.cli import main
+from presto_distill.streams import conditioned
+from presto_models import TextEncoder
 
 RATE = 44_100
 
@@ -73,6 +75,9 @@ def test_rendered_music_has_mean_and_scale(presto, tmp_path):
     shards = LatentShards(tmp_path)
     mean, scale = shards.crop(2, 0, 22)
     assert len(shards) == 3 and scale.min() > 0 and scale.max() < 1 and mean.abs().max() > 0.5
+    stream = conditioned(shards, TextEncoder(), batch=2, frames=8, seed=0)
+    first, again = next(stream(0)), next(stream(0))  # what training reads
+    assert first.x.shape == (2, 64, 8) and torch.equal(first.x, again.x)
 
 
 def test_what_cannot_be_done_is_said_in_one_line(presto, recordings, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ PERIOD = 1000  # positions after which a mixture has met its weights exactly
 OFFSETS, NOISE, TURNS = 1, 3, 5  # random streams; the even ones shuffle the parts of a mixture
 
 
+@runtime_checkable
 class Latents(Protocol):
     """What batches are drawn from: a LatentSet, LatentShards or a Mixture of them."""
 
@@ -55,7 +56,7 @@ class Mixture:
 
     `Mixture((songs, 3.0), (loops, 1.0))`: of every 1,000 clips drawn 750 are songs. Each part keeps
     its own order, in which every clip comes once before any comes twice.
-    Raises ValueError for a weight that is no 1,000th of the whole.
+    Weights are met to a 1,000th. Raises ValueError for smaller ones and for a part without clips.
     """
 
     def __init__(self, *parts: tuple[Latents, float]):
@@ -64,6 +65,8 @@ class Mixture:
             raise ValueError(f"weights {weights.tolist()} must be one or more positive numbers")
         if any(isinstance(part, Mixture) for part, _ in parts):
             raise ValueError("a mixture of mixtures: name its parts with their own weights")
+        if not all(len(part) for part, _ in parts):
+            raise ValueError("a set without clips")
         exact = PERIOD * weights / weights.sum()
         self.turns = np.floor(exact).astype(int)  # of each part in a period
         largest = np.argsort(self.turns - exact, kind="stable")[: PERIOD - self.turns.sum()]
@@ -111,11 +114,8 @@ class BatchStream(IterableDataset):
         world: int = 1,
         sample: bool = True,
     ):
-        if batch_size < 1 or start < 0 or not len(latents):
-            raise ValueError(
-                f"batch_size {batch_size} must be >= 1, start {start} >= 0, clips {len(latents)} "
-                ">= 1"
-            )
+        if batch_size < 1 or start < 0:
+            raise ValueError(f"batch_size {batch_size} must be >= 1 and start {start} >= 0")
         if not 0 <= rank < world or batch_size % world:
             raise ValueError(
                 f"rank {rank} must be in [0, world) and batch_size {batch_size} divisible by world "
@@ -127,17 +127,14 @@ class BatchStream(IterableDataset):
                 f"frames is {frames}; {short.sum()} of {len(latents)} clips are shorter, the "
                 f"shortest has {latents.lengths.min()}"
             )
-        self.latents, self.batch_size, self.frames = latents, batch_size, frames
+        self.mixture = latents if isinstance(latents, Mixture) else Mixture((latents, 1.0))
+        self.batch_size, self.frames, self.sample = batch_size, frames, sample
         self.seed, self.start, self.rank, self.world = seed, start, rank, world
-        self.sample = sample
-        parts = latents.parts if isinstance(latents, Mixture) else [latents]
-        self.sizes = [len(part) for part in parts]
-        self.first = np.cumsum([0, *self.sizes])
-        turns = latents.turns if isinstance(latents, Mixture) else np.array([PERIOD])
         # Shuffled, lest every second clip of an even mixture go to the same rank.
-        self.part = self._rng(TURNS).permutation(np.repeat(np.arange(len(parts)), turns))
-        self.turns, self.nth = turns, np.zeros(PERIOD, dtype=int)
-        for i, number in enumerate(turns):
+        turns = np.repeat(np.arange(len(self.mixture.parts)), self.mixture.turns)
+        self.part = self._rng(TURNS).permutation(turns)  # whose turn it is at each position
+        self.nth = np.zeros(PERIOD, dtype=int)  # and for which time
+        for i, number in enumerate(self.mixture.turns):
             self.nth[self.part == i] = np.arange(number)
         self.orders: dict[int, tuple[int, np.ndarray]] = {}  # of each part: epoch, permutation
 
@@ -153,29 +150,28 @@ class BatchStream(IterableDataset):
         """Return the index of the clip at a position of the endless sequence."""
         period, place = divmod(position, PERIOD)
         part = int(self.part[place])
-        own = period * int(self.turns[part]) + int(self.nth[place])
-        epoch, place = divmod(own, self.sizes[part])
+        own = period * int(self.mixture.turns[part]) + int(self.nth[place])
+        clips = len(self.mixture.parts[part])
+        epoch, place = divmod(own, clips)
         if self.orders.get(part, (-1,))[0] != epoch:
-            order = self._rng(2 * part, epoch).permutation(self.sizes[part])
-            self.orders[part] = epoch, order
-        return int(self.first[part] + self.orders[part][1][place])
+            self.orders[part] = epoch, self._rng(2 * part, epoch).permutation(clips)
+        return int(self.mixture.first[part] + self.orders[part][1][place])
 
     def batch(self, k: int) -> Batch:
         """Return this rank's rows of batch number k."""
         positions = range(k * self.batch_size, (k + 1) * self.batch_size)
         index = np.array([self.clip_at(position) for position in positions])
-        room = self.latents.lengths[index] - self.frames + 1
+        room = self.mixture.lengths[index] - self.frames + 1
         offsets = self._rng(OFFSETS, k).integers(room)
         mine = slice(self.rank, None, self.world)
         index, offsets = index[mine], offsets[mine]
+        crops = [self._draw(*row) for row in zip(index, offsets, positions[mine], strict=True)]
         rows = torch.from_numpy(index)
-        start, total, frame_seconds = self.latents.timing[rows].unbind(1)
+        start, total, frame_seconds = self.mixture.timing[rows].unbind(1)
         return Batch(
-            torch.stack(
-                [self._draw(*row) for row in zip(index, offsets, positions[mine], strict=True)]
-            ),
-            [self.latents.caption(i) for i in index.tolist()],
-            self.latents.tempo[rows],
+            torch.stack(crops),
+            [self.mixture.caption(i) for i in index.tolist()],
+            self.mixture.tempo[rows],
             rows,
             (start + torch.from_numpy(offsets) * frame_seconds).float(),
             total.float(),
@@ -183,7 +179,7 @@ class BatchStream(IterableDataset):
 
     def _draw(self, index: int, at: int, position: int) -> Float[Tensor, "c t"]:
         """Return a crop, drawn from the posterior where its scale is known."""
-        mean, scale = self.latents.crop(int(index), int(at), self.frames)
+        mean, scale = self.mixture.crop(int(index), int(at), self.frames)
         if scale is None or not self.sample:
             return mean
         noise = self._rng(NOISE, position).standard_normal(mean.shape, dtype=np.float32)

@@ -138,7 +138,7 @@ class Job:
         rows, partial = self.rows(number), self.job_file(number, "partial")
         left_out = self.job_file(number, "left_out")
         with writing(self.folder):
-            first = recover(partial, left_out, rows, self.batch_size)
+            first = shards.recover(partial, left_out, rows, self.batch_size)
         bar.update(first - rows.start)
         items = iter(
             DataLoader(
@@ -155,11 +155,11 @@ class Job:
                 raise ClipError(*next(iter(problems.values())))
             with writing(self.folder):
                 if problems:
-                    shards.append(left_out, lines(problems))
+                    shards.append(left_out, shards.problem_lines(problems))
                 shards.append(partial, body)
             bar.update(len(batch))
         with writing(self.folder):
-            facts = summary(partial, list(read_left_out(left_out).values()))
+            facts = summary(partial, list(shards.read_problems(left_out).values()))
             shards.write_atomically(self.job_file(number, "json"), json.dumps(facts).encode())
             shards.append(partial, shards.END)
             os.replace(partial, self.shard(number))
@@ -237,44 +237,12 @@ def checked(latents: tuple[Tensor, ...], count: int) -> list[np.ndarray]:
     return [part.half().cpu().numpy() for part in latents]
 
 
-def recover(partial: Path, left_out: Path, rows: range, batch_size: int) -> int:
-    """Cut what a dead process left back to whole batches; return the first row to encode.
-
-    Whole batches, because an encoder's last digits may depend on what else is in a batch: a resumed
-    shard is equal to one written at once, byte for byte.
-    """
-    if not partial.exists():
-        return rows.start
-    stored = list(shards.stored_clips(partial))
-    problems = read_left_out(left_out)
-    done = {clip.row for clip in stored} | problems.keys()
-    first = rows.start
-    while first < rows.stop and done.issuperset(range(first, min(first + batch_size, rows.stop))):
-        first += batch_size
-    os.truncate(partial, max((clip.end for clip in stored if clip.row < first), default=0))
-    kept = {row: problem for row, problem in problems.items() if row < first}
-    shards.write_atomically(left_out, lines(kept))
-    return min(first, rows.stop)
-
-
-def lines(problems: dict[int, Problem]) -> bytes:
-    """Return problems as JSON lines of row, name and reason."""
-    return "".join(json.dumps([row, *problem]) + "\n" for row, problem in problems.items()).encode()
-
-
-def read_left_out(path: Path) -> dict[int, Problem]:
-    """Return the problems of a shard by row; a line that a kill cut short is no problem yet."""
-    problems = {}
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        if line.endswith(b"\n"):
-            row, *problem = json.loads(line)
-            problems[row] = Problem(*problem)
-    return problems
-
-
 @contextmanager
 def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock file, unless another process does; whoever dies lets go of it."""
+    """Hold a lock file, unless another process does; whoever dies lets go of it.
+
+    A dead process's loader workers hold it on until they notice, after some seconds.
+    """
     from filelock import FileLock, Timeout
 
     lock = FileLock(path, timeout=-1 if wait else 0)

@@ -18,9 +18,12 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 from jaxtyping import Float16
+
+from presto_data.clips import Problem
 
 LAYOUT = 1  # raise it when the bytes of a shard change: caches notice
 CLIPS = 256  # in a shard
@@ -93,6 +96,41 @@ def stored_clips(path: Path) -> Iterator[Stored]:
             found = {}
 
 
+def recover(partial: Path, left_out: Path, rows: range, batch_size: int) -> int:
+    """Cut what a dead process left back to whole batches; return the first row to encode.
+
+    Whole batches, because an encoder's last digits may depend on what else is in a batch: a resumed
+    shard is equal to one written at once, byte for byte.
+    """
+    stored = list(stored_clips(partial)) if partial.exists() else []
+    problems = read_problems(left_out)
+    done = {clip.row for clip in stored} | problems.keys()
+    first = rows.start
+    while first < rows.stop and done.issuperset(range(first, min(first + batch_size, rows.stop))):
+        first += batch_size
+    if partial.exists():
+        os.truncate(partial, max((clip.end for clip in stored if clip.row < first), default=0))
+    if left_out.exists():
+        kept = {row: problem for row, problem in problems.items() if row < first}
+        write_atomically(left_out, problem_lines(kept))
+    return min(first, rows.stop)
+
+
+def problem_lines(problems: dict[int, Problem]) -> bytes:
+    """Return the problems of a shard as JSON lines of row, name and reason."""
+    return "".join(json.dumps([row, *problem]) + "\n" for row, problem in problems.items()).encode()
+
+
+def read_problems(path: Path) -> dict[int, Problem]:
+    """Return the problems of a shard by row; a line that a kill cut short is no problem yet."""
+    problems = {}
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        if line.endswith(b"\n"):
+            row, *problem = json.loads(line)
+            problems[row] = Problem(*problem)
+    return problems
+
+
 def append(path: Path, body: bytes) -> None:
     """Add bytes to a file and wait for the disk; if it is full, the file stays as it was."""
     length = path.stat().st_size if path.exists() else 0
@@ -109,7 +147,9 @@ def append(path: Path, body: bytes) -> None:
 
 def write_atomically(path: Path, body: bytes) -> None:
     """Write a file so that a kill or a full disk leaves the old one or none, never half of one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(
+        f"{path.name}.{uuid4().hex}.partial"
+    )  # processes of other machines too
     try:
         with partial.open("wb") as file:
             file.write(body)

@@ -6,16 +6,15 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from presto_data import LatentSet, batches
+from presto_data import batches
+from presto_data.batches import Latents
 from presto_distill.objective import Batch
 from presto_distill.trainer import Stream
 from presto_models import TextEncoder
 from presto_models.conditioning import Condition
 
 
-def conditioned(
-    data: LatentSet, text: TextEncoder, *, batch: int, frames: int, seed: int
-) -> Stream:
+def conditioned(data: Latents, text: TextEncoder, *, batch: int, frames: int, seed: int) -> Stream:
     """Batches of latents with captions and tempi encoded as conditions, once per caption."""
     known: dict[str, Tensor] = {}
     width = text.config.max_tokens

@@ -78,12 +78,6 @@ def main(
         row("augmentation", augmentation(heard))
         row("corpus", f"{len(heard)} clips of {seconds:g} s from {audio or 'rendered music'}")
         encoding = encoding_rates(recordings, seconds, repeats, folder)
-        row("encoding, 1 process", f"{encoding.alone:.1f} x real time")
-        row(
-            "encoding, 2 processes",
-            f"{2 * encoding.together:.1f} x real time, "
-            f"x {2 * encoding.together / encoding.alone:.2f}",
-        )
         shards = noise(folder / "latents", latents)
         row("batches", f"crops of {CROP} frames, drawn anew from mean and scale")
         row("batches, 1 core", f"{one_core(shards, 1 if quick else 100):,.0f} crops per second")
@@ -125,29 +119,39 @@ def written(folder: Path, clips: int, seconds: float) -> Path:
     import soundfile
 
     folder.mkdir()
-    for clip in synthetic_corpus(max(clips, 4) * 4, seed=0, seconds=seconds):
+    for clip in synthetic_corpus(8 * clips, seed=0, seconds=seconds):
         soundfile.write(folder / f"{clip.id}.flac", clip.audio.numpy().T, clip.sample_rate)
     return folder
 
 
 def encoding_rates(recordings: Path, seconds: float, repeats: int, folder: Path) -> Rates:
-    """Medians of seconds of audio per second and process, of one process and of two."""
-    found: dict[int, list[float]] = {1: [], 2: []}
+    """Print and return the medians of what one process encodes, and each of two."""
+    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     for repeat in range(repeats):
         for processes in found:
             out = folder / f"{processes}-{repeat}"
-            found[processes].append(encode_with(processes, recordings, seconds, out) / processes)
+            found[processes].append(encode_with(processes, recordings, seconds, out))
             shutil.rmtree(out)
-    return Rates(median(found[1]), median(found[2]))
+    rates = {n: [median(values) for values in zip(*runs, strict=True)] for n, runs in found.items()}
+    for n, (rate, per_processor) in rates.items():
+        row(
+            f"encoding, {n} process{'es' * (n > 1)}",
+            f"{rate:.1f} x real time, x {rate / rates[1][0]:.2f}; "
+            f"{per_processor:.1f} x per processor second",
+        )
+    return Rates(alone=rates[1][0], together=rates[2][0] / 2)
 
 
-def encode_with(processes: int, recordings: Path, seconds: float, out: Path) -> float:
-    """Seconds of audio per second by so many processes, from their start to the finished index."""
+def encode_with(processes: int, recordings: Path, seconds: float, out: Path) -> tuple[float, float]:
+    """Seconds of audio per second until the index is there, and per second of processor time.
+
+    Where other programs keep the cores busy the second says what the first would be.
+    """
     spawn = multiprocessing.get_context("spawn")
-    ready = spawn.Barrier(processes + 1)
+    ready, spent = spawn.Barrier(processes + 1), spawn.Array("d", processes)
     team = [
-        spawn.Process(target=encode, args=(recordings, seconds, out, ready))
-        for _ in range(processes)
+        spawn.Process(target=encode, args=(recordings, seconds, out, ready, spent, number))
+        for number in range(processes)
     ]
     for process in team:
         process.start()
@@ -156,19 +160,24 @@ def encode_with(processes: int, recordings: Path, seconds: float, out: Path) -> 
     for process in team:
         process.join()
     shards = LatentShards(out)  # raises if the team failed
+    audio = shards.stats["hours"] * 3600
     # A process that finds nothing left looks again now and then: the index says when it was over.
-    return shards.stats["hours"] * 3600 / ((shards.path / "index.parquet").stat().st_mtime - start)
+    elapsed = (shards.path / "index.parquet").stat().st_mtime - start
+    return audio / elapsed, audio / sum(spent)
 
 
-def encode(recordings: Path, seconds: float, out: Path, ready) -> None:
-    """One process's share; the clips of ten seconds are encoded four at a time."""
+def encode(recordings: Path, seconds: float, out: Path, ready, spent, number: int) -> None:
+    """One process's share, in batches and shards small enough that both have some of each."""
     torch.set_num_threads(1)
     codec = Autoencoder.from_pretrained(find_snapshot("presto-small") / "codec")
     corpus = folder_corpus(recordings, seconds=seconds)
     codec.posterior(torch.zeros(1, codec.sample_rate))
+    noise(out.parent / f"warm-{out.name}-{number}", 1)  # imports
     ready.wait()
+    start = time.process_time()
     options = {"hop_length": codec.hop_length, "batch_size": 4, "shard_clips": 4}
     encode_corpus(corpus, codec.posterior, out, key={}, **options, progress=False)
+    spent[number] = time.process_time() - start
 
 
 class Index(Corpus):

@@ -294,7 +294,7 @@ def test_statistics_are_those_of_the_stored_values(tmp_path):
     np.testing.assert_allclose(stats["scale_rms"], [0.1, 0.2, 0.3], rtol=1e-3)
     drawn = values.var(1, correction=0).mean() + (0.01 + 0.04 + 0.09) / 3
     assert stats["sigma_data"] == pytest.approx(drawn.sqrt().item(), rel=1e-3)
-    assert stats["warning"] == "2 of 3 channels deviate far from 0.5: 0 (0.23), 2 (0.68)"
+    assert stats["warning"] == "2 of 3 channels have a deviation far from 0.5: 0 (0.23), 2 (0.68)"
 
 
 def test_the_index_is_a_table_for_pandas(tmp_path):

@@ -165,11 +165,11 @@ class BatchStream(IterableDataset):
         offsets = self._rng(OFFSETS, k).integers(room)
         mine = slice(self.rank, None, self.world)
         index, offsets = index[mine], offsets[mine]
-        crops = [self._draw(*row) for row in zip(index, offsets, positions[mine], strict=True)]
+        places = zip(index.tolist(), offsets.tolist(), positions[mine], strict=True)
         rows = torch.from_numpy(index)
         start, total, frame_seconds = self.mixture.timing[rows].unbind(1)
         return Batch(
-            torch.stack(crops),
+            torch.stack([self._draw(*place) for place in places]),
             [self.mixture.caption(i) for i in index.tolist()],
             self.mixture.tempo[rows],
             rows,
@@ -179,7 +179,7 @@ class BatchStream(IterableDataset):
 
     def _draw(self, index: int, at: int, position: int) -> Float[Tensor, "c t"]:
         """Return a crop, drawn from the posterior where its scale is known."""
-        mean, scale = self.mixture.crop(int(index), int(at), self.frames)
+        mean, scale = self.mixture.crop(index, at, self.frames)
         if scale is None or not self.sample:
             return mean
         noise = self._rng(NOISE, position).standard_normal(mean.shape, dtype=np.float32)

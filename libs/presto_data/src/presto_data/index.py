@@ -96,7 +96,7 @@ def statistics(summaries: Sequence[dict]) -> dict:
     drawn = np.sqrt(variance + total.get("scale_square", 0))
     far = np.flatnonzero((drawn < SIGMA_DATA / FAR) | (drawn > SIGMA_DATA * FAR))
     named = ", ".join(f"{i} ({drawn[i]:.2g})" for i in far)
-    warning = f"{len(far)} of {len(mean)} channels deviate far from {SIGMA_DATA}: {named}"
+    warning = f"{len(far)} of {len(mean)} channels have a deviation far from {SIGMA_DATA}: {named}"
     scales = "scale_square" in total
     return {
         "frames": frames,

@@ -55,7 +55,7 @@ class LatentSet:
 
     def __getitem__(self, rows: slice | Int[Tensor, " m"]) -> LatentSet:
         """Return the clips of a slice, or of a tensor of rows."""
-        picked = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
+        picked = torch.arange(len(self))[rows].tolist()
         return LatentSet(
             self.latents[rows],
             [self.captions[i] for i in picked],

@@ -88,6 +88,18 @@ def test_a_frame_is_as_long_as_the_clip_says_where_the_encoder_does_not(tmp_path
     assert found.timing[:, 2].tolist() == [0.5] * 7
 
 
+def test_facts_that_only_some_shards_know_are_kept(tmp_path):
+    class Late(Ramps):
+        def make(self, index):
+            clip = super().make(index)
+            facts = Metadata() if index < 3 else Metadata(tempo=90, mood="calm", tags=("live",))
+            return Clip(clip.audio, 8, clip.caption, facts, clip.id)
+
+    found = encode(Late(), frames_of, tmp_path)
+    assert [found.metadata(i) for i in (0, 6)] == [Late()[0].metadata, Late()[6].metadata]
+    assert found.tempo.tolist() == [0, 0, 0, 90, 90, 90, 90]
+
+
 def test_unknown_tempi_of_a_whole_set_are_zero(tmp_path):
     class Untimed(Ramps):
         def make(self, index):

@@ -7,11 +7,15 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from presto_data.clips import Problem
 from presto_data.shards import stored_clips, write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SIGMA_DATA = 0.5  # what EDM's scalings, and so the denoiser, expect of every channel
 FAR = 1.25  # times more or less deserves a warning
@@ -54,26 +58,32 @@ def write_index(folder: Path, problems: Sequence[Problem]) -> None:
     The index comes last: where it is, the set is complete.
     Raises ValueError when every clip was left out.
     """
-    names = sorted(path.name for path in folder.glob("shard-*.tar"))
-    summaries = [json.loads((folder / "job" / f"{name}.json").read_bytes()) for name in names]
+    import pyarrow as pa
+
     problems = [(str(name), str(reason)) for name, reason in problems]
-    problems += [tuple(problem) for part in summaries for problem in part["problems"]]
-    rows = [
-        {**row, "shard": name}
-        for name, part in zip(names, summaries, strict=True)
-        for row in part["rows"]
-    ]
-    if not rows:
+    summaries, tables = [], []
+    for shard in sorted(folder.glob("shard-*.tar")):
+        part = json.loads((folder / "job" / f"{shard.name}.json").read_bytes())
+        problems += [(name, reason) for name, reason in part["problems"]]
+        if rows := part.pop("rows"):
+            summaries.append(part)
+            tables.append(table(rows, shard.name))
+    if not tables:
         first = ": ".join(problems[0])
         raise ValueError(
             f"{folder}: nothing to keep, {len(problems)} clips left out ({first}; ...)"
         )
-    stats = statistics(summaries)
-    hours = sum(row["seconds"] for row in rows) / 3600
-    stats = {"clips": len(rows), "left_out": len(problems), "hours": hours, **stats}
+    # Permissive: what no clip of one shard has may be text in another.
+    index = pa.concat_tables(tables, promote_options="permissive")
+    stats = {
+        "clips": len(index),
+        "left_out": len(problems),
+        "hours": float(index["seconds"].to_numpy().sum() / 3600),
+        **statistics(summaries),
+    }
     write_atomically(folder / "stats.json", (json.dumps(stats, indent=1) + "\n").encode())
     write_atomically(folder / "problems.csv", csv_bytes([("name", "reason"), *problems]))
-    write_atomically(folder / "index.parquet", parquet_bytes(rows))
+    write_atomically(folder / "index.parquet", parquet_bytes(index))
     # The folder stays: another process may be about to lock a file in it.
     for path in (folder / "job").iterdir():
         path.unlink(missing_ok=True)
@@ -85,11 +95,10 @@ def statistics(summaries: Sequence[dict]) -> dict:
     `std` is that of the means, `scale_rms` the posterior's, `sigma_data` that of draws from it over
     all channels. Merged in float64.
     """
-    parts = [part for part in summaries if part["rows"]]
-    frames = sum(part["frames"] for part in parts)
+    frames = sum(part["frames"] for part in summaries)
     total = {
-        name: np.sum([part["moments"][name] for part in parts], axis=0) / frames
-        for name in parts[0]["moments"]
+        name: np.sum([part["moments"][name] for part in summaries], axis=0) / frames
+        for name in summaries[0]["moments"]
     }
     mean = total["sum"]
     variance = np.maximum(total["square"] - mean**2, 0)
@@ -117,13 +126,19 @@ def csv_bytes(rows: Sequence[Sequence[str]]) -> bytes:
     return file.getvalue().encode("utf-8", "replace")
 
 
-def parquet_bytes(rows: Sequence[dict]) -> bytes:
-    """Return rows as a Parquet table with one column per fact."""
+def table(rows: Sequence[dict], shard: str) -> pa.Table:
+    """Return the rows of a shard as a table with one column per fact."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     known = {"tempo": pa.float64()}  # also where no clip has one
     columns = {name: pa.array([row[name] for row in rows], known.get(name)) for name in rows[0]}
+    return pa.table({**columns, "shard": pa.array([shard] * len(rows))})
+
+
+def parquet_bytes(index: pa.Table) -> bytes:
+    """Return a table as a Parquet file."""
+    import pyarrow.parquet as pq
+
     file = io.BytesIO()
-    pq.write_table(pa.table(columns), file)
+    pq.write_table(index, file)
     return file.getvalue()

@@ -89,7 +89,7 @@ def test_what_cannot_be_done_is_said_in_one_line(presto, recordings, tmp_path):
         (("info", tmp_path), "no complete set of latents"),
         (("plan",), "give either --rates"),
         (("plan", "--rates", recordings / "wrong.flac"), "no measured rates"),
-        (("plan", "--rate", "-1"), "must be positive"),
+        (("plan", "--rate", "0"), "must be positive"),
     ):
         code, _, errors = presto(*words)
         said = [line for line in errors.splitlines() if line.startswith("presto: ")]

@@ -212,6 +212,8 @@ def test_strict_stops_at_the_first_fault_and_can_go_on(tmp_path):
         encode(corpus, Encoder(log, broken=[9]), tmp_path / "other", strict=True)
     assert len(encode(corpus, Encoder(log), tmp_path / "out")) == 22
     assert len(tars(tmp_path / "out")) == 3
+    with pytest.raises(ClipError, match="14: silent"):  # also when all is done
+        encode(corpus, Encoder(log), tmp_path / "out", strict=True)
 
 
 def test_a_set_of_nothing_is_refused(tmp_path):

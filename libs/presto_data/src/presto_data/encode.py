@@ -81,7 +81,10 @@ def encode_corpus(
             shards.write_atomically(folder / "key.json", text.encode())
         job = Job(corpus, encode, folder, hop_length, batch_size, shard_clips, workers, strict)
         job.run(progress)
-    return LatentShards(folder)
+    found = LatentShards(folder)
+    if strict and found.problems:  # of an earlier call that was not
+        raise ClipError(*found.problems[0])
+    return found
 
 
 @dataclass(frozen=True)

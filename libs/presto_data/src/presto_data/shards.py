@@ -147,9 +147,8 @@ def append(path: Path, body: bytes) -> None:
 
 def write_atomically(path: Path, body: bytes) -> None:
     """Write a file so that a kill or a full disk leaves the old one or none, never half of one."""
-    partial = path.with_name(
-        f"{path.name}.{uuid4().hex}.partial"
-    )  # processes of other machines too
+    # Process ids would not do: those of two machines may be equal.
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
             file.write(body)

@@ -133,7 +133,7 @@ def plan(
 
     if (rates is None) == (rate is None):
         raise ValueError("give either --rates FILE (python benchmarks/data.py writes it) or --rate")
-    measured = Rates(rate, rate) if rate else read_rates(rates)
+    measured = Rates(rate, rate) if rates is None else read_rates(rates)
     codec = Autoencoder.from_pretrained(find_snapshot(model) / "codec")
     made = make_plan(
         hours,

@@ -1,183 +1,149 @@
-"""The latent cache encodes every clip once, come what may; batches are functions of (seed, k)."""
+"""Encoded corpora answer alike from memory and from shards, also where clips differ in length."""
 
-from itertools import islice
-from math import isnan
+import pickle
 
 import pytest
 import torch
 
-from presto_data import Clip, Corpus, LatentSet, Metadata, batches, encode_corpus
+from presto_data import Clip, Corpus, LatentSet, LatentShards, Metadata, encode_corpus
+
+FRAMES = [12, 9, 12, 30, 9, 10, 12]
 
 
-class Numbers(Corpus):
-    """Clip i is stereo and constant: left 0, right i; so its mid is i / 2."""
+class Ramps(Corpus):
+    """Clip i has 4 samples per frame and FRAMES[i] frames, or as many as it is told."""
 
-    def __init__(self, count, name="numbers"):
-        self.count, self.name = count, name
+    def __init__(self, frames=None):
+        self.frames = frames
 
     def __len__(self):
-        return self.count
+        return len(FRAMES)
 
     @property
     def key(self):
-        return {"name": self.name, "count": self.count}
+        return {"ramps": self.frames}
 
     def make(self, index):
-        audio = torch.tensor([[0.0], [index]]).expand(2, 40)
-        facts = Metadata(tempo=60.0 + index if index % 2 else None, instruments=("piano", "flute"))
-        return Clip(audio, 8000, f"number {index} 🎵", facts, str(index))
+        audio = torch.linspace(-1, 1, 4 * (self.frames or FRAMES[index]))[None] * (index + 1)
+        tempo = 60.0 + index if index % 2 else None
+        facts = Metadata(tempo=tempo, key="D", genre="jazz", instruments=("piano", "flute"))
+        return Clip(audio, 8, f"number {index} 🎵", facts, str(index), 10.0 * index, 100.0)
 
 
-class Encoder:
-    """Counts the clips it sees and can be told to fail after some."""
-
-    def __init__(self, fail_after=10**9):
-        self.seen, self.fail_after = [], fail_after
-
-    def __call__(self, audio):
-        self.seen += [round(2 * value) for value in audio[:, 0].tolist()]
-        if len(self.seen) > self.fail_after:
-            raise KeyboardInterrupt
-        return audio.unfold(1, 4, 4).transpose(1, 2)  # (b, 4, 10)
+def frames_of(audio):
+    return audio.unfold(1, 4, 4).mT  # (b, 4, s / 4)
 
 
-def encode(corpus, encoder, out, key="v1", **options):
-    return encode_corpus(corpus, encoder, out, key={"encoder": key}, progress=False, **options)
+def with_scale(audio):
+    return frames_of(audio), frames_of(audio).square()
 
 
-def same(a: LatentSet, b: LatentSet) -> bool:
-    facts = (a.captions, a.metadata) == (b.captions, b.metadata)
-    return facts and torch.equal(a.latents, b.latents) and torch.equal(a.tempo, b.tempo)
+def encode(corpus, encoder, out):
+    return encode_corpus(corpus, encoder, out, key={}, hop_length=4, shard_clips=3, progress=False)
 
 
-def test_latents_are_of_the_mid_in_the_corpus_order(tmp_path):
-    found = encode(Numbers(150), Encoder(), tmp_path, batch_size=7)
-    assert found.latents.shape == (150, 4, 10) and found.frames == 10 and len(found) == 150
-    assert torch.equal(found.latents[:, 0, 0], torch.arange(150) / 2)
-    assert found.captions[3] == "number 3 🎵" and found.metadata[3].instruments == (
-        "piano",
-        "flute",
-    )
-    assert found.tempo[3] == 63 and found.tempo[2] == 0 and not isnan(found.tempo.sum())
+def test_any_crop_of_any_clip_is_what_was_encoded(tmp_path):
+    found = encode(Ramps(), with_scale, tmp_path)
+    assert len(found) == 7 and found.lengths.tolist() == FRAMES and found.channels == 4
+    for i, clip in enumerate(Ramps()):
+        means, scales = (part[0].half().float() for part in with_scale(clip.audio))
+        for at, frames in ((0, FRAMES[i]), (2, 5), (FRAMES[i] - 1, 1)):
+            mean, scale = found.crop(i, at, frames)
+            assert torch.equal(mean, means[:, at : at + frames])
+            assert torch.equal(scale, scales[:, at : at + frames])
+        assert found.caption(i) == clip.caption and found.metadata(i) == clip.metadata
+        assert found.tempo[i] == (clip.metadata.tempo or 0)
+        assert found.timing[i].tolist() == [10 * i, 100, 0.5]
 
 
-def test_a_second_call_encodes_nothing_and_another_key_everything(tmp_path):
-    first = encode(Numbers(70), Encoder(), tmp_path)
-    again, other, renamed = Encoder(), Encoder(), Encoder()
-    assert same(encode(Numbers(70), again, tmp_path), first) and again.seen == []
-    encode(Numbers(70), other, tmp_path, key="v2")
-    encode(Numbers(70, name="others"), renamed, tmp_path)
-    assert other.seen == renamed.seen == list(range(70))
-    assert same(encode(Numbers(70), again, tmp_path), first) and again.seen == []
+def test_shards_open_again_and_travel_to_other_processes(tmp_path):
+    found = encode(Ramps(), frames_of, tmp_path)
+    first, none = found.crop(3, 4, 6)  # a file is open now
+    assert none is None
+    for other in (
+        LatentShards(tmp_path),
+        LatentShards(found.path),
+        pickle.loads(pickle.dumps(found)),
+    ):
+        assert torch.equal(other.crop(3, 4, 6)[0], first)
 
 
-def test_a_killed_run_goes_on_and_encodes_no_clip_twice(tmp_path):
-    killed, resumed = Encoder(fail_after=140), Encoder()
-    with pytest.raises(KeyboardInterrupt):
-        encode(Numbers(200), killed, tmp_path, batch_size=16)
-    assert list(tmp_path.rglob("*.partial")) == []
-    found = encode(Numbers(200), resumed, tmp_path, batch_size=16)
-    assert resumed.seen == list(range(128, 200))  # two chunks of 64 were kept
-    assert same(found, encode(Numbers(200), Encoder(), tmp_path / "at once"))
+def test_the_loaded_set_answers_as_the_shards_do(tmp_path):
+    shards = encode(Ramps(frames=20), with_scale, tmp_path)
+    loaded = shards.load()
+    assert loaded.latents.shape == (7, 4, 20) and loaded.frames == 20 and len(loaded) == 7
+    for name in ("tempo", "timing"):
+        assert torch.equal(getattr(loaded, name), getattr(shards, name))
+    assert loaded.lengths.tolist() == shards.lengths.tolist()
+    for i in range(7):
+        assert loaded.caption(i) == shards.caption(i) and loaded.metadata[i] == shards.metadata(i)
+        for a, b in zip(loaded.crop(i, 3, 5), shards.crop(i, 3, 5), strict=True):
+            assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="clips of 9 to 30 frames"):
+        encode(Ramps(), with_scale, tmp_path / "uneven").load()
 
 
-def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
-    import presto_data.latents as module
-
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.os, "replace", full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            encode(Numbers(5), Encoder(), tmp_path)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert len(encode(Numbers(5), Encoder(), tmp_path)) == 5
+def test_a_frame_is_as_long_as_the_clip_says_where_the_encoder_does_not(tmp_path):
+    found = encode_corpus(Ramps(), frames_of, tmp_path, key={}, progress=False)
+    assert found.timing[:, 2].tolist() == [0.5] * 7
 
 
-def test_workers_make_the_same_set(tmp_path):
-    alone = encode(Numbers(90), Encoder(), tmp_path / "a")
-    assert same(encode(Numbers(90), Encoder(), tmp_path / "b", workers=2), alone)
+def test_facts_that_only_some_shards_know_are_kept(tmp_path):
+    class Late(Ramps):
+        def make(self, index):
+            clip = super().make(index)
+            facts = Metadata() if index < 3 else Metadata(tempo=90, mood="calm", tags=("live",))
+            return Clip(clip.audio, 8, clip.caption, facts, clip.id)
+
+    found = encode(Late(), frames_of, tmp_path)
+    assert [found.metadata(i) for i in (0, 6)] == [Late()[0].metadata, Late()[6].metadata]
+    assert found.tempo.tolist() == [0, 0, 0, 90, 90, 90, 90]
 
 
-def test_save_and_load_round_trip_and_strangers_are_refused(tmp_path):
-    found = encode(Numbers(9), Encoder(), tmp_path)
-    found.save(tmp_path / "set.safetensors")
-    assert same(LatentSet.load(tmp_path / "set.safetensors"), found)
-    for content in (b"", b"not a set", (tmp_path / "set.safetensors").read_bytes()[:-20]):
-        (tmp_path / "bad").write_bytes(content)
-        with pytest.raises(ValueError, match="bad: not a latent set"):
-            LatentSet.load(tmp_path / "bad")
-    with pytest.raises(ValueError, match="missing: not a latent set"):
-        LatentSet.load(tmp_path / "missing")
-    with pytest.raises(ValueError, match="n captions"):
-        LatentSet(found.latents, found.captions[1:], found.metadata)
+def test_unknown_tempi_of_a_whole_set_are_zero(tmp_path):
+    class Untimed(Ramps):
+        def make(self, index):
+            clip = super().make(index)
+            return Clip(clip.audio, 8, clip.caption, Metadata(), clip.id)
+
+    assert encode(Untimed(), frames_of, tmp_path).tempo.tolist() == [0] * 7
 
 
-def test_split_holds_out_the_end(tmp_path):
-    found = encode(Numbers(10), Encoder(), tmp_path)
+def test_folders_without_one_complete_set_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no complete set of latents \(no index"):
+        LatentShards(tmp_path)
+    first = encode(Ramps(), frames_of, tmp_path)
+    encode(Ramps(frames=20), frames_of, tmp_path)
+    with pytest.raises(ValueError, match="holds 2 sets: .*" + first.path.name):
+        LatentShards(tmp_path)
+    (first.path / "index.parquet").unlink()
+    with pytest.raises(ValueError, match="not finished, run the same command again"):
+        LatentShards(first.path)
+    other = LatentShards(tmp_path)
+    shard = other.path / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"shard-000000\.tar: truncated, clip 0"):
+        other.crop(0, 0, 20)
+
+
+def test_split_and_rows_pick_whole_clips(tmp_path):
+    found = encode(Ramps(frames=20), with_scale, tmp_path).load()
     train, held = found.split(3)
     assert train.captions + held.captions == found.captions and len(held) == 3
-    with pytest.raises(ValueError, match="held_out is 10"):
-        found.split(10)
+    with pytest.raises(ValueError, match="held_out is 7"):
+        found.split(7)
+    some = found[torch.tensor([5, 0])]
+    assert some.captions == ["number 5 🎵", "number 0 🎵"]
+    for name in ("latents", "scales", "timing"):
+        assert torch.equal(getattr(some, name), getattr(found, name)[[5, 0]])
+    assert some.metadata == [found.metadata[5], found.metadata[0]]
 
 
-def test_what_cannot_be_a_latent_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="empty"):
-        encode(Numbers(0), Encoder(), tmp_path)
-    for wrong in (lambda a: a, lambda a: a[:, None] * torch.nan, lambda a: a[:1, None]):
-        with pytest.raises(ValueError, match="must be finite"):
-            encode(Numbers(4), wrong, tmp_path)
-
-
-@pytest.fixture
-def counted():
-    """Seven clips of 20 frames; entry (i, :, t) is 100 i + t."""
-    values = 100 * torch.arange(7).view(7, 1, 1) + torch.arange(20).float().expand(7, 2, 20)
-    return LatentSet(
-        values, [f"clip {i}" for i in range(7)], [Metadata(tempo=60.0 + i) for i in range(7)]
-    )
-
-
-def equal(a, b):
-    tensors = all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("latents", "tempo", "index"))
-    return tensors and a.captions == b.captions
-
-
-def test_batch_k_depends_on_seed_and_k_alone(counted):
-    options = dict(batch_size=3, frames=8)
-    run = list(islice(batches(counted, seed=5, **options), 30))
-    resumed = batches(counted, seed=5, start=17, **options)
-    assert all(equal(a, b) for a, b in zip(run[17:], resumed, strict=False))
-    other = list(islice(batches(counted, seed=6, **options), 30))
-    assert not all(equal(a, b) for a, b in zip(run, other, strict=True))
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
-def test_every_clip_once_before_any_twice(counted, batch_size):
-    stream = batches(counted, batch_size=batch_size, frames=20, seed=1)
-    order = [i for batch in islice(stream, 70) for i in batch.index.tolist()]
-    epochs = [order[k : k + 7] for k in range(0, len(order) - 6, 7)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 1  # and shuffled anew
-
-
-def test_rows_belong_together_and_crops_reach_every_offset(counted):
-    offsets = set()
-    for batch in islice(batches(counted, batch_size=4, frames=8, seed=2), 60):
-        assert batch.latents.shape == (4, 2, 8)
-        offset = batch.latents[:, 0, 0] - 100 * batch.index
-        expected = 100 * batch.index[:, None] + offset[:, None] + torch.arange(8)
-        assert torch.equal(batch.latents[:, 1], expected)
-        assert torch.equal(batch.tempo, 60.0 + batch.index)
-        assert batch.captions == [f"clip {i}" for i in batch.index.tolist()]
-        offsets |= set(offset.int().tolist())
-    assert offsets == set(range(13))
-    moved = batch.to("meta")
-    assert moved.latents.device.type == moved.index.device.type == "meta"
-
-
-def test_impossible_batches_are_refused_at_once(counted):
-    for bad in (dict(frames=21), dict(frames=0), dict(batch_size=0), dict(start=-1)):
-        with pytest.raises(ValueError):
-            batches(counted, **{"batch_size": 2, "frames": 5, "seed": 0, **bad})
+def test_what_does_not_belong_together_is_refused():
+    z, captions, facts = torch.zeros(2, 4, 5), ["a", "b"], [Metadata()] * 2
+    with pytest.raises(ValueError, match="n captions"):
+        LatentSet(z, captions[1:], facts)
+    with pytest.raises(ValueError, match="scales"):
+        LatentSet(z, captions, facts, z[:, :, 1:])
+    with pytest.raises(ValueError, match="timing"):
+        LatentSet(z, captions, facts, timing=torch.zeros(3, 3))

@@ -1,32 +1,40 @@
-"""Encode a corpus once and keep its latents: atomic, keyed by content, resumable after a kill."""
+"""Encoded corpora: a small one in memory, a large one in the shards that `encode_corpus` wrote."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from presto_data.clips import Clip, Corpus, Metadata
+from presto_data.clips import Metadata, Problem
 
-CHUNK = 64  # clips encoded between two writes: the most a kill can cost
-
-Encoder = Callable[[Float[Tensor, "b s"]], Float[Tensor, "b c t"]]
+OPEN_FILES = 512  # shards kept open; systems allow a process about 1,000 files
+TIMING = ("start", "total", "frame_seconds")
 
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Latents (n, c, t) of a corpus with captions and metadata, in the corpus's order."""
+    """Latents (n, c, t) of clips of one length with captions and metadata, in memory.
+
+    `scales`: standard deviation of the encoder's posterior, where it is known; `latents` are then
+    its mean. `timing`: start of each clip in its recording, length of the recording and length of a
+    latent frame, in seconds; 0 where unknown.
+    """
 
     latents: Float[Tensor, "n c t"] = field(repr=False)
     captions: list[str] = field(repr=False)
     metadata: list[Metadata] = field(repr=False)
+    scales: Float[Tensor, "n c t"] | None = field(default=None, repr=False)
+    timing: Float[Tensor, "n 3"] | None = field(default=None, repr=False)
 
     def __post_init__(self):
         counts = len(self.latents), len(self.captions), len(self.metadata)
@@ -35,21 +43,51 @@ class LatentSet:
                 f"latents {tuple(self.latents.shape)} must be (n, c, t) with n captions and n "
                 f"metadata, not {counts[1]} and {counts[2]}"
             )
+        if self.scales is not None and self.scales.shape != self.latents.shape:
+            raise ValueError(f"scales {tuple(self.scales.shape)} must be shaped as the latents")
+        if self.timing is None:
+            object.__setattr__(self, "timing", torch.zeros(len(self), 3, dtype=torch.float64))
+        if self.timing.shape != (len(self), 3):
+            raise ValueError(f"timing {tuple(self.timing.shape)} must be ({len(self)}, 3)")
 
     def __len__(self) -> int:
         return len(self.latents)
 
-    def __getitem__(self, rows: slice) -> LatentSet:
-        return LatentSet(self.latents[rows], self.captions[rows], self.metadata[rows])
+    def __getitem__(self, rows: slice | Int[Tensor, " m"]) -> LatentSet:
+        """Return the clips of a slice, or of a tensor of rows."""
+        picked = torch.arange(len(self))[rows].tolist()
+        return LatentSet(
+            self.latents[rows],
+            [self.captions[i] for i in picked],
+            [self.metadata[i] for i in picked],
+            None if self.scales is None else self.scales[rows],
+            self.timing[rows],
+        )
 
     @property
     def frames(self) -> int:
         return self.latents.shape[-1]
 
     @property
+    def lengths(self) -> Int[np.ndarray, " n"]:
+        """Frames of each clip."""
+        return np.full(len(self), self.frames)
+
+    @property
     def tempo(self) -> Float[Tensor, " n"]:
         """Beats per minute; 0 where unknown."""
         return torch.tensor([facts.tempo or 0.0 for facts in self.metadata])
+
+    def caption(self, index: int) -> str:
+        return self.captions[index]
+
+    def crop(
+        self, index: int, at: int, frames: int
+    ) -> tuple[Float[Tensor, "c t"], Float[Tensor, "c t"] | None]:
+        """Return mean and, where known, scale of `frames` frames of a clip from frame `at`."""
+        window = slice(at, at + frames)
+        scale = None if self.scales is None else self.scales[index, :, window]
+        return self.latents[index, :, window], scale
 
     def split(self, held_out: int) -> tuple[LatentSet, LatentSet]:
         """Return (all but the last `held_out` clips, the last `held_out` clips)."""
@@ -57,112 +95,126 @@ class LatentSet:
             raise ValueError(f"held_out is {held_out}; it must be in [0, {len(self)})")
         return self[: len(self) - held_out], self[len(self) - held_out :]
 
-    def save(self, path: str | Path) -> None:
-        """Write latents (as float16), captions and metadata to one safetensors file, atomically."""
-        from safetensors.torch import save
 
-        rows = [
-            {"caption": caption, **asdict(facts)}
-            for caption, facts in zip(self.captions, self.metadata, strict=True)
-        ]
-        body = save({"latents": self.latents.half().contiguous()}, {"clips": json.dumps(rows)})
-        write_atomically(Path(path), body)
+class LatentShards:
+    """A folder of shards as `encode_corpus` leaves it: any crop of any clip, read when asked for.
 
-    @classmethod
-    def load(cls, path: str | Path) -> LatentSet:
-        """Read what `save` wrote, latents as float32; raises ValueError for any other file."""
-        from safetensors import SafetensorError, safe_open
+    `path` is the folder, or a folder that holds exactly one. Clips may differ in length. Reading
+    does not map the files into memory: pages of a map count as the process's own, and over a corpus
+    they grow without bound. Safe to hand to worker processes.
+    Raises ValueError where there is no complete set.
+    """
 
-        try:
-            with safe_open(path, "pt") as file:
-                latents = file.get_tensor("latents").float()
-                rows = json.loads(file.metadata()["clips"])
-        except (OSError, SafetensorError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: not a latent set ({error})") from None
-        captions = [row.pop("caption") for row in rows]
-        facts = [Metadata.from_json(row) for row in rows]
-        return cls(latents, captions, facts)
+    def __init__(self, path: str | Path):
+        import pyarrow.parquet as pq
 
-    @classmethod
-    def join(cls, parts: list[LatentSet]) -> LatentSet:
-        """Return the sets one after the other as one."""
-        return cls(
-            torch.cat([part.latents for part in parts]),
-            [caption for part in parts for caption in part.captions],
-            [facts for part in parts for facts in part.metadata],
+        self.path = find_set(Path(path))
+        self.table = pq.read_table(self.path / "index.parquet").combine_chunks()
+        self.stats = json.loads((self.path / "stats.json").read_text(encoding="utf-8"))
+        self.channels: int = self.stats["channels"]
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_open"}
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.table[name].to_numpy()
+
+    @cached_property
+    def _open(self):
+        """Opens a shard by its name; the longest unused file closes when it is dropped."""
+        return lru_cache(OPEN_FILES)(self._open_shard)
+
+    def _open_shard(self, name: str) -> BinaryIO:
+        return open(self.path / name, "rb", buffering=0)
+
+    @cached_property
+    def lengths(self) -> Int[np.ndarray, " n"]:
+        """Frames of each clip."""
+        return self._column("frames")
+
+    @cached_property
+    def tempo(self) -> Float[Tensor, " n"]:
+        """Beats per minute; 0 where unknown."""
+        known = np.nan_to_num(self._column("tempo").astype(np.float32))
+        return torch.from_numpy(known)
+
+    @cached_property
+    def timing(self) -> Float[Tensor, "n 3"]:
+        """Start, length of the recording and length of a latent frame; 0 where unknown."""
+        return torch.from_numpy(np.stack([self._column(name) for name in TIMING], axis=1))
+
+    @cached_property
+    def _places(self) -> dict[str, Int[np.ndarray, "n 2"]]:
+        """Where the arrays of each kind lie in their shard, and how many bytes they have."""
+        kinds = ["mean", *["scale"] * self.stats["scales"]]
+        spans = {k: (self._column(f"{k}_offset"), self._column(f"{k}_bytes")) for k in kinds}
+        return {kind: np.stack(pair, axis=1) for kind, pair in spans.items()}
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is not in the set, and why."""
+        with open(self.path / "problems.csv", newline="", encoding="utf-8") as file:
+            return [Problem(*row) for row in csv.reader(file)][1:]
+
+    def caption(self, index: int) -> str:
+        return self.table["caption"][index].as_py()
+
+    def metadata(self, index: int) -> Metadata:
+        names = [f.name for f in fields(Metadata) if f.name in self.table.column_names]
+        row = {name: self.table[name][index].as_py() for name in names}
+        return Metadata.from_json(row)
+
+    def crop(
+        self, index: int, at: int, frames: int
+    ) -> tuple[Float[Tensor, "c t"], Float[Tensor, "c t"] | None]:
+        """Return mean and, where known, scale of `frames` frames of a clip from frame `at`."""
+        file = self._open(self.table["shard"][index].as_py())
+        parts = [self._read(file, kind, index, at, frames) for kind in self._places]
+        return parts[0], parts[1] if len(parts) > 1 else None
+
+    def _read(
+        self, file: BinaryIO, kind: str, index: int, at: int, frames: int
+    ) -> Float[Tensor, "c t"]:
+        offset, size = self._places[kind][index].tolist()
+        frame = 2 * self.channels  # bytes of a frame
+        # The array is the end of its .npy file, whatever the length of the header.
+        first = offset + size - frame * (int(self.lengths[index]) - at)
+        body = os.pread(file.fileno(), frame * frames, first)
+        if len(body) < frame * frames:
+            raise ValueError(f"{file.name}: truncated, clip {index} is not whole")
+        values = np.frombuffer(body, "<f2").astype(np.float32)
+        return torch.from_numpy(values).view(frames, self.channels).T
+
+    def load(self) -> LatentSet:
+        """Return the whole set in memory; ValueError where clips differ in length."""
+        frames = np.unique(self.lengths).tolist()
+        if len(frames) > 1:
+            raise ValueError(
+                f"{self.path}: clips of {frames[0]} to {frames[-1]} frames, not of one"
+            )
+        clips = [self.crop(i, 0, frames[0]) for i in range(len(self))]
+        means, scales = zip(*clips, strict=True)
+        return LatentSet(
+            torch.stack(means),
+            self.table["caption"].to_pylist(),
+            [self.metadata(i) for i in range(len(self))],
+            torch.stack(scales) if self.stats["scales"] else None,
+            self.timing,
         )
 
 
-def write_atomically(path: Path, body: bytes) -> None:
-    """Write a file so that a kill or a full disk leaves the old one or none, never half of one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def encode_corpus(
-    corpus: Corpus,
-    encode: Encoder,
-    out: str | Path,
-    *,
-    key: dict,
-    batch_size: int = 16,
-    workers: int = 0,
-    progress: bool = True,
-) -> LatentSet:
-    """Return the latents of a corpus, encoding only what `out` does not hold for this `key` yet.
-
-    `encode` maps mono audio (b, s) to latents (b, c, t). `key` is any JSON that names the encoder:
-    change it when that changes; the corpus names itself. Every key has its own folder in `out`,
-    written 64 clips at a time, so a killed run goes on where it stopped; `workers` processes make
-    clips, the caller's own encodes.
-    Raises ValueError for an empty corpus and for latents that are not finite or not (b, c, t).
-    """
-    from torch.utils.data import DataLoader, Subset
-    from tqdm import tqdm
-
-    if not len(corpus):
-        raise ValueError("the corpus is empty")
-    text = json.dumps({"corpus": corpus.key, "encoder": key}, sort_keys=True)
-    folder = Path(out) / sha256(text.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "key.json", text.encode())
-
-    files = {i: folder / f"clips-{i:07d}.safetensors" for i in range(0, len(corpus), CHUNK)}
-    missing = [i for i, file in files.items() if not file.exists()]
-    rows = [row for i in missing for row in range(i, min(i + CHUNK, len(corpus)))]
-    loader = DataLoader(Subset(corpus, rows), batch_size=None, num_workers=workers, collate_fn=same)
-    pending: list[Clip] = []
-    shown = tqdm(loader, "encode", disable=not (progress and rows))
-    for row, clip in zip(rows, shown, strict=True):
-        pending.append(clip)
-        if (row + 1) % CHUNK == 0 or row + 1 == len(corpus):
-            encode_clips(pending, encode, batch_size).save(files[row // CHUNK * CHUNK])
-            pending = []
-    return LatentSet.join([LatentSet.load(file) for file in files.values()])
-
-
-def same(clip: Clip) -> Clip:
-    """Hand a clip through the loader as it is."""
-    return clip
-
-
-@torch.no_grad()
-def encode_clips(clips: list[Clip], encode: Encoder, batch_size: int) -> LatentSet:
-    """Return the latents of the mono mix of `clips`, `batch_size` at a time."""
-    latents = []
-    for i in range(0, len(clips), batch_size):
-        some = clips[i : i + batch_size]
-        z = encode(torch.cat([clip.mono().audio for clip in some])).float().cpu()
-        if z.ndim != 3 or len(z) != len(some) or not z.half().isfinite().all():
-            raise ValueError(
-                f"latents {tuple(z.shape)} of {some[0].id} and on must be finite (b, c, t)"
-            )
-        latents.append(z)
-    return LatentSet(torch.cat(latents), [c.caption for c in clips], [c.metadata for c in clips])
+def find_set(path: Path) -> Path:
+    """Return the folder of a complete set: `path`, or the only one in it."""
+    if (path / "index.parquet").is_file():
+        return path
+    found = sorted(index.parent for index in path.glob("*/index.parquet"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{path} holds {len(found)} sets: {', '.join(p.name for p in found)}")
+    begun = any(any(path.glob(f"{where}key.json")) for where in ("", "*/"))
+    why = "encoding is not finished, run the same command again" if begun else "no index.parquet"
+    raise ValueError(f"{path}: no complete set of latents ({why})")

@@ -119,13 +119,15 @@ def encode_bundle_corpus(
     codec = Autoencoder.from_pretrained(out / "codec", device=device)
     digest = file_digest(out / "codec" / "model.safetensors")
     corpus = synthetic_corpus(clips, seed=seed, seconds=preset.clip_seconds)
-    return encode_corpus(
+    shards = encode_corpus(
         corpus,
         lambda audio: codec.encode(audio.to(device)),
         out / "latents",
         key={"codec": digest},
+        hop_length=codec.hop_length,
         workers=preset.workers,
     )
+    return shards.load()
 
 
 def encode_splits(

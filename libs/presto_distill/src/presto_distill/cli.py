@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from presto_distill.data_command import data
 from presto_distill.generate import GenerateOptions
 
 Out = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
@@ -238,6 +239,7 @@ def main() -> None:
         "distill": distill,
         "train": train,
         "eval": eval_folder,
+        "data": data,
         "train-bundle": train_bundle,
     }
     try:

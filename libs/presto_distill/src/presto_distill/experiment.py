@@ -85,12 +85,16 @@ class Lab:
         codec = Autoencoder.from_pretrained(folder / "codec", device=device)
 
         def encode(corpus: Corpus) -> LatentSet:
-            return encode_corpus(
+            shards = encode_corpus(
                 corpus,
                 lambda audio: codec.encode(audio.to(device)),
                 out / "latents",
                 key={"codec": file_digest(folder / "codec" / "model.safetensors")},
+                hop_length=codec.hop_length,
             )
+            for name, reason in shards.problems:
+                print(f"left out {name}: {reason}", file=sys.stderr)
+            return shards.load()
 
         seconds = preset.clip_seconds
         if audio is None:
@@ -98,10 +102,7 @@ class Lab:
             train = encode(synthetic_corpus(preset.clips, seed=seed, seconds=seconds))
             held_out = encode(synthetic_corpus(preset.held_out, seed=seed + 1000, seconds=seconds))
         else:
-            corpus = folder_corpus(audio, seconds=seconds)
-            for name, reason in corpus.problems:
-                print(f"left out {name}: {reason}", file=sys.stderr)
-            both = encode(corpus)
+            both = encode(folder_corpus(audio, seconds=seconds))
             if len(both) < 12:
                 raise ValueError(
                     f"{audio} holds {len(both)} excerpts of {seconds:g} s: at least 12 are needed"
@@ -109,7 +110,7 @@ class Lab:
             source = f"{len(both)} excerpts of {seconds:g} s from {audio.name}"
             # Every fifth excerpt, so that the held-out ones come from all recordings.
             rows = torch.arange(len(both))
-            train, held_out = _rows(both, rows[rows % 5 != 0]), _rows(both, rows[rows % 5 == 0])
+            train, held_out = both[rows[rows % 5 != 0]], both[rows[rows % 5 == 0]]
         return cls(
             preset=preset,
             seed=seed,
@@ -300,13 +301,6 @@ class Lab:
         for value in self.teacher.state_dict().values():
             digest.update(value.detach().cpu().numpy().tobytes())
         return digest.hexdigest()[:12]
-
-
-def _rows(data: LatentSet, rows: Tensor) -> LatentSet:
-    picked = rows.tolist()
-    return LatentSet(
-        data.latents[rows], [data.captions[i] for i in picked], [data.metadata[i] for i in picked]
-    )
 
 
 def file_digest(path: Path) -> str:

@@ -6,7 +6,8 @@ from itertools import count
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from presto_data import LatentSet, batches
+from presto_data import batches
+from presto_data.batches import Latents
 from presto_distill.objective import Batch
 from presto_distill.trainer import Stream
 from presto_models.conditioning import PromptEncoder, condition
@@ -14,7 +15,7 @@ from presto_models.text_encoders import Cached
 
 
 def conditioned(
-    data: LatentSet, text: PromptEncoder, *, batch: int, frames: int, seed: int
+    data: Latents, text: PromptEncoder, *, batch: int, frames: int, seed: int
 ) -> Stream:
     """Batches of latents with captions and tempi encoded as conditions, once per caption."""
     encoder = Cached(text)

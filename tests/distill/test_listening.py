@@ -10,6 +10,7 @@ import torch
 from torchaudio.functional import loudness
 
 from presto_data import load_audio
+from presto_distill.cli import main
 from presto_distill.lab.listening.build import TestConfig, build, low_passed
 from presto_distill.lab.listening.rater import Session
 from presto_distill.lab.listening.ratings import (
@@ -243,3 +244,27 @@ def test_a_rater_counts_once(sent_back):
     key, path = sent_back
     with pytest.raises(ValueError, match="'ann' is in two files"):
         load_ratings(key, [path, path])
+
+
+def test_the_command_builds_a_page_and_reads_its_ratings(clips, tmp_path, capsys, monkeypatch):
+    def presto(*words) -> int:
+        monkeypatch.setattr("sys.argv", ["presto", "listen", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code
+
+    assert presto("build", clips, "--out", tmp_path / "test") == 0
+    assert (tmp_path / "test" / "page" / "index.html").is_file()
+    for name, base in (("ann", 30), ("bob", 40)):
+        session = Session(tmp_path / "test", name)
+        stimuli = session.facts["stimuli"].items()
+        session.scores = {key: base + 40 * (of["system"] == "presto") for key, of in stimuli}
+        session.save()
+    files = sorted((tmp_path / "test").glob("ratings-*.csv"))
+    assert (
+        presto("results", tmp_path / "test" / "key.json", *files, "--out", tmp_path / "v.png") == 0
+    )
+    said = capsys.readouterr().out
+    assert re.search(r"presto +75\.0", said) and re.search(r"base +35\.0", said)
+    assert (tmp_path / "v.png").stat().st_size > 10_000
+    assert presto("results", key, tmp_path / "none.csv") == 2

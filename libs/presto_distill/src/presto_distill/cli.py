@@ -9,6 +9,7 @@ import tyro
 
 from presto_distill.data_command import data
 from presto_distill.generate import GenerateOptions
+from presto_distill.listen_command import listen
 
 Out = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 
@@ -240,6 +241,7 @@ def main() -> None:
         "train": train,
         "eval": eval_folder,
         "data": data,
+        "listen": listen,
         "train-bundle": train_bundle,
     }
     try:

@@ -260,10 +260,8 @@ def test_the_command_builds_a_page_and_reads_its_ratings(clips, tmp_path, capsys
         stimuli = session.facts["stimuli"].items()
         session.scores = {key: base + 40 * (of["system"] == "presto") for key, of in stimuli}
         session.save()
-    files = sorted((tmp_path / "test").glob("ratings-*.csv"))
-    assert (
-        presto("results", tmp_path / "test" / "key.json", *files, "--out", tmp_path / "v.png") == 0
-    )
+    key, files = tmp_path / "test" / "key.json", sorted((tmp_path / "test").glob("ratings-*.csv"))
+    assert presto("results", key, *files, "--out", tmp_path / "v.png") == 0
     said = capsys.readouterr().out
     assert re.search(r"presto +75\.0", said) and re.search(r"base +35\.0", said)
     assert (tmp_path / "v.png").stat().st_size > 10_000

@@ -59,7 +59,10 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", "jazz", "--negative-prompt", " "], "no words"),
         (["generate", "jazz", "--negative-prompt", "drums"], "few-step generator has in its"),
         (["generate", "jazz", "--width", "-1"], "width must be at least 0, got -1"),
-        (["generate", "jazz", "--width", "0.5"], "width 0.5 is for stereo: add --stereo"),
+        (
+            ["generate", "jazz", "--width", "0.5", "--mono"],
+            "for stereo: leave out --mono",
+        ),
         (["generate", "jazz", "--seed", "-1"], "seed must be within 0..2^63 - 1, got -1"),
         (["generate", "jazz", "--device", "abacus"], "no device 'abacus' here"),
         (["generate", "jazz", "--device", "cuda:99"], "no device 'cuda:99' here"),

@@ -52,10 +52,10 @@ class GenerateOptions:
     """How far the variation goes, from just above 0 (the recording) to 1 (anything)."""
     keep_seconds: float | None = None
     """Length of the beginning to keep from the recording; the rest is new."""
-    stereo: bool = False
-    """Two channels, if the model has a stereo part."""
+    mono: bool = False
+    """One channel, also where the model has a stereo part."""
     width: float = 1.0
-    """Level of the side signal of --stereo; 0 sounds mono."""
+    """Level of the stereo part's side signal; 0 sounds mono."""
     seed: int = 0
     """Same seed, same clip. Lines of a batch without one of their own count on from it."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -93,13 +93,15 @@ def run(prompt: str, options: GenerateOptions) -> int:
         parse_prompt(options.negative_prompt)
     if not 0 <= options.width < float("inf"):
         raise ValueError(f"width must be at least 0, got {options.width:g}")
-    if options.width != 1 and not options.stereo:
-        raise ValueError(f"width {options.width:g} is for stereo: add --stereo")
+    if options.width != 1 and options.mono:
+        raise ValueError(f"width {options.width:g} is for stereo: leave out --mono")
     init = None if options.init is None else load_mono(options.init, SAMPLE_RATE)
     jobs = list(read_jobs(prompt, options, init))
     pipeline = Pipeline.from_pretrained(
         options.model, variant=options.variant, device=options.device
     )
+    if options.width != 1 and pipeline.stereo is None:
+        raise ValueError(f"width {options.width:g} is for stereo: {options.model} is mono")
     if init is not None and pipeline.autoencoder.sample_rate != SAMPLE_RATE:
         init = load_mono(options.init, pipeline.autoencoder.sample_rate)
     write = write_one if options.batch is None else write_batch
@@ -141,7 +143,7 @@ def make(
         negative_prompt=options.negative_prompt,
         strength=options.strength,
         keep_seconds=options.keep_seconds,
-        stereo=options.stereo,
+        stereo=pipeline.stereo is not None and not options.mono,
         width=options.width,
         progress=sys.stderr.isatty(),
         **given,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from presto_distill.baselines.ase import ase, ase_denoiser
 from presto_distill.baselines.consistency import (
@@ -202,10 +203,11 @@ def test_a_consistency_function_is_a_denoiser_for_multistep(tiny_denoiser, batch
 
 def test_a_heun_step_between_levels_of_each_sample_is_the_samplers(tiny_denoiser, batch):
     D, after = tiny_denoiser(), SIGMA[:3]
-    sigma, x, cond = SIGMA[1:], batch.x[:3], type(batch.cond)(*(leaf[:3] for leaf in batch.cond))
+    sigma, x = SIGMA[1:], batch.x[:3]
+    cond = tree_map_only(torch.Tensor, lambda leaf: leaf[:3], batch.cond)
     together = heun_step(D, x, sigma, after, cond)
     for i in range(3):
-        one = type(cond)(*(leaf[i : i + 1] for leaf in cond))
+        one = tree_map_only(torch.Tensor, lambda leaf, i=i: leaf[i : i + 1], cond)
         levels = torch.stack([sigma[i], after[i]])
         alone = next(heun(D, x[i : i + 1] / sigma[i], levels, one)).x
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-4)

@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from presto_data import synthetic_corpus
 from presto_distill import Batch
 from presto_distill.bundle import mixed_lengths, smallest, train_bundle
 from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
+from presto_distill.metrics.stereo import decorrelated, stereo_errors
 from presto_distill.objectives.autoencoding import Autoencoding
 from presto_distill.objectives.contrastive import Contrastive
-from presto_models import Autoencoder, DiTConfig, Pipeline, PrestoDenoiser
+from presto_models import Autoencoder, DiTConfig, MonoToStereo, Pipeline, PrestoDenoiser
 from presto_models.pipeline import VARIANTS
 from presto_models.snapshot import find_snapshot
 
@@ -80,3 +82,19 @@ def test_the_bundled_weights_are_small_and_load():
         denoiser = PrestoDenoiser.from_pretrained(folder / variant)
         assert denoiser.depth >= 16  # deep enough for layer ablations
         assert json.loads((folder / variant / "card.json").read_text())["loss_curve"]
+
+
+def test_the_bundled_stereo_part_is_nearer_to_rendered_stereo_than_mono_or_a_delay():
+    stereo = MonoToStereo.from_pretrained(find_snapshot("presto-small") / "stereo")
+    corpus = synthetic_corpus(6, seed=7000, seconds=3.0)
+    real = torch.stack([clip.audio for clip in corpus])
+    mid = real.mean(1, keepdim=True)
+    with torch.inference_mode():
+        wide = {
+            "model": stereo(mid),
+            "mono": mid.expand(-1, 2, -1),
+            "delayed": decorrelated(mid, gain=0.25),
+        }
+    errors = {name: stereo_errors(made, real) for name, made in wide.items()}
+    for name in ("side_level_error_db", "correlation_error"):
+        assert errors["model"][name] < min(errors["mono"][name], errors["delayed"][name])

@@ -18,7 +18,7 @@ RATE, SECONDS = 8000, 2
 def pipeline(tiny_denoiser):
     """Tiny parts of random weights."""
     size = {"window_length": 256, "stft_hop": 64, "width": 16, "depth": 1, "iterations": 1}
-    codec = Autoencoder(AutoencoderConfig(sample_rate=RATE, channels=4, linear_hz=500.0, **size))
+    codec = Autoencoder(AutoencoderConfig(sample_rate=RATE, channels=4, linear_hz=2000.0, **size))
     text = TextEncoder(TextEncoderConfig(buckets=64, width=8, depth=1, heads=2, max_tokens=4))
     return Pipeline(tiny_denoiser(), codec.eval(), text.eval(), few_step=True)
 

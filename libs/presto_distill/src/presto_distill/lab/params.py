@@ -81,7 +81,7 @@ class ListeningTest(Params):
     """The clips to rate, and where raters' files lie."""
 
     clips: int = 4  # held-out captions, each played by every system
-    steps: int = 4  # of the few-step generators
+    few_steps: int = 4  # of Presto-S and Presto-LS
     ratings: str = ""  # a folder of the files that raters saved; empty: nobody has rated yet
 
 

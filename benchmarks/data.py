@@ -14,7 +14,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -24,6 +23,7 @@ import tyro
 from torch.utils.data import DataLoader
 
 from presto_data import (
+    Augment,
     BatchStream,
     Clip,
     Corpus,
@@ -73,6 +73,8 @@ def main(
         for genre in GENRES:
             corpus = synthetic_corpus(clips, seed=1, seconds=seconds, genres=[genre])
             row(f"rendering {genre}", per_core(corpus.make, clips))
+        songs = synthetic_corpus(5 * clips, seed=1, seconds=seconds, whole_songs=True)
+        row("rendering whole songs", per_core(songs.make, 5 * clips))
         recordings = audio or written(folder / "recordings", clips, seconds)
         heard = folder_corpus(recordings, seconds=seconds)
         row("augmentation", augmentation(heard))
@@ -105,11 +107,7 @@ def per_core(make: Callable[[int], Clip], clips: int) -> str:
 
 
 def augmentation(corpus: Corpus) -> str:
-    """Rate of the default augmentation, where this version of presto_data has one."""
-    if find_spec("presto_data.augment") is None:
-        return "not in this version"
-    from presto_data.augment import Augment
-
+    """Rate of the default augmentation, pitch and tempo in one pass."""
     clips, augment = list(corpus), Augment()
     return per_core(lambda i: augment(clips[i], Random(i)), len(clips))
 
@@ -171,12 +169,12 @@ def encode(recordings: Path, seconds: float, out: Path, ready, spent, number: in
     torch.set_num_threads(1)
     codec = Autoencoder.from_pretrained(find_snapshot("presto-small") / "codec")
     corpus = folder_corpus(recordings, seconds=seconds)
-    codec.posterior(torch.zeros(1, codec.sample_rate))
+    codec.encode_distribution(torch.zeros(1, codec.sample_rate))
     noise(out.parent / f"warm-{out.name}-{number}", 1)  # imports
     ready.wait()
     start = time.process_time()
     options = {"hop_length": codec.hop_length, "batch_size": 4, "shard_clips": 4}
-    encode_corpus(corpus, codec.posterior, out, key={}, **options, progress=False)
+    encode_corpus(corpus, codec.encode_distribution, out, key={}, **options, progress=False)
     spent[number] = time.process_time() - start
 
 

@@ -17,6 +17,11 @@ torch.set_num_threads(1)
 CHANNELS, WIDTH, DEPTH, TEXT_WIDTH = 4, 16, 4, 8
 
 
+def pytest_collection_modifyitems(items):
+    """Longest first: the notebooks, while other processes run the rest."""
+    items.sort(key=lambda item: item.path.stem != "test_notebooks")
+
+
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

@@ -173,7 +173,8 @@ def test_a_batch_is_lines_in_and_files_and_lines_out(presto, tmp_path):
     listed = [json.loads(line) for line in (tmp_path / "made" / "clips.jsonl").open("rb")]
     facts = [(one["out"], one["seed"], one["bpm"], one["seconds"]) for one in listed]
     assert facts == [("made/0001.wav", 5, 90, 1), ("made/low/b.flac", 9, 120, 0.5)]
-    assert all(set(one["stage_seconds"]) == {"text", "denoise", "decode"} for one in listed)
+    stages = {"text", "denoise", "decode", "stereo"}
+    assert all(set(one["stage_seconds"]) == stages for one in listed)
     for one in listed:
         assert soundfile.info(tmp_path / one["out"]).duration == pytest.approx(one["seconds"])
 
@@ -223,10 +224,23 @@ def test_a_recording_is_varied_or_continued(presto, tmp_path):
     assert made.code == 0, made.err
     for name, seconds in (("varied.wav", 1.0), ("longer.wav", 2.0)):
         audio, rate = soundfile.read(tmp_path / name)
-        assert len(audio) == seconds * rate
-        spectrum = abs(np.fft.rfft(audio[rate // 10 : rate // 2]))  # of the part that is kept
+        assert audio.shape == (seconds * rate, 2)
+        mid = audio.mean(1)
+        spectrum = abs(np.fft.rfft(mid[rate // 10 : rate // 2]))  # of the part that is kept
         assert spectrum.argmax() / 0.4 == pytest.approx(440, abs=5)
     done = presto(*words, "--keep-seconds", "1.5", "--seconds", "2")
     assert done.code == 2 and "init_audio of 1 s is shorter than the 1.5 s" in done.err
     done = presto(*words, "--keep-seconds", "2", "--seconds", "2")
     assert done.code == 2 and "below the clip's 2 s, got 2" in done.err
+
+
+def test_a_clip_is_stereo_unless_mono_is_asked_for(presto, tmp_path):
+    words = ["generate", "jazz", "--seconds", "1", "--steps", "2", "--seed", "5"]
+    for name, *more in (("wide",), ("flat", "--width", "0"), ("mono", "--mono")):
+        assert presto(*words, *more, "-o", f"{name}.wav").code == 0
+    audio = {path.stem: soundfile.read(path)[0] for path in tmp_path.glob("*.wav")}
+    wide, flat, mono = audio["wide"], audio["flat"], audio["mono"]
+    assert wide.shape == (44_100, 2) and mono.shape == (44_100,)
+    assert (flat[:, 0] == flat[:, 1]).all() and (wide[:, 0] != wide[:, 1]).any()
+    # The mid is the mono clip, as far as 16 bits and the common peak allow.
+    assert np.corrcoef(wide.mean(1), mono)[0, 1] > 0.9999

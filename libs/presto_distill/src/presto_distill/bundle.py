@@ -5,31 +5,21 @@ base model, the three students and mono to stereo. The codec is first (benchmark
 """
 
 import json
-import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._pytree import tree_map_only
 
 from presto_data import LatentSet, batches, encode_corpus, synthetic_corpus
+from presto_distill.cards import measure, measure_stereo, write_card
 from presto_distill.experiment import file_digest
 from presto_distill.fit import fit
-from presto_distill.metrics import evaluate
 from presto_distill.metrics.clap_score import retrieval_accuracy
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
-from presto_distill.metrics.stereo import (
-    EDGES,
-    decorrelated,
-    level_and_correlation,
-    stereo_errors,
-)
 from presto_distill.objective import Batch, Objective
 from presto_distill.objectives.contrastive import Contrastive
 from presto_distill.objectives.denoising import Denoising
@@ -44,7 +34,7 @@ from presto_distill.objectives.regression import (
 )
 from presto_distill.objectives.stereo import Widening
 from presto_distill.presets import SMALL_LAYERS, SMALL_STEPS, SMALL_WARM_START
-from presto_distill.stereo_clips import FULL, crops, rendered
+from presto_distill.stereo_clips import crops, rendered
 from presto_distill.streams import conditioned, in_turn
 from presto_distill.trainer import Stream, TrainConfig, Trainer
 from presto_models import (
@@ -55,12 +45,10 @@ from presto_models import (
     TextEncoder,
     presto_schedule,
 )
-from presto_models.conditioning import condition, null_condition
-from presto_models.pipeline import Pipeline, Sampling
+from presto_models.conditioning import null_condition
+from presto_models.pipeline import Sampling
 from presto_models.precision import autocast
-from presto_models.samplers import sample
 from presto_models.sizes import micro
-from presto_models.snapshot import write_atomic
 from presto_models.stereo import MonoToStereo
 
 
@@ -345,91 +333,6 @@ def train_stereo(preset: BundlePreset, out: Path, *, device: str = "cpu") -> Non
     metrics = measure_stereo(model.cpu(), held=splits[1], train=splits[0][:64])
     data = replace(preset, clips=preset.stereo_clips, clip_seconds=preset.stereo_seconds)
     write_card(out / "stereo", data, preset.stereo, records, metrics, started)
-
-
-@torch.inference_mode()
-def measure_stereo(model: MonoToStereo, *, held: np.ndarray, train: np.ndarray) -> dict[str, Any]:
-    """Errors of widths on held-out clips: the model's, mono's, and those of a delayed mid that is
-    as loud as the sides of training clips are in the middle."""
-    real, known = (torch.from_numpy(part / np.float32(FULL)) for part in (held, train))
-    level, _ = level_and_correlation(known)
-    mid = real.mean(1, keepdim=True)
-    widened = {
-        "model": torch.cat([model(part) for part in mid.split(1)]),
-        "mono": mid.expand(-1, 2, -1),
-        "delayed mid": decorrelated(mid, gain=10 ** (level.median().item() / 20)),
-    }
-    errors = {name: stereo_errors(made, real) for name, made in widened.items()}
-    return {"band_edges_hz": EDGES, "held_out_clips": len(held), **errors}
-
-
-@torch.inference_mode()
-def measure(
-    model: PrestoDenoiser,
-    held: LatentSet,
-    out: Path,
-    *,
-    seed: int,
-    sampling: dict[str, Sampling],
-    samples: int = 128,
-) -> dict[str, Any]:
-    """Metrics of samples, of a Gaussian and of other real clips against real held-out clips."""
-    samples, frames = min(samples, len(held) // 2), min(64, held.frames)
-    embedder = ContrastiveEmbedder.from_pretrained(out / "embedder")
-    text = TextEncoder.from_pretrained(out / "text")
-    pipeline = Pipeline(model.cpu(), None, text, few_step=model.config.few_step)
-    cond = condition(text, held.captions[:samples], held.tempo[:samples])
-    shape, seeds = (samples, held.latents.shape[1], frames), range(seed, seed + samples)
-    clips = {"real": held.latents[:samples, :, :frames]}
-    channels = held.latents.transpose(0, 1).flatten(1)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    clips["gaussian"] = noise * channels.std(1)[:, None] + channels.mean(1)[:, None]
-    for name, how in sampling.items():
-        with autocast(pipeline.device):
-            clips[name] = sample(pipeline.denoise(shape, cond, seeds=seeds, sampling=how))
-    reference = embedder.embed(held.latents[samples:, :, :frames])
-    prompts = embedder.embed_text(held.captions[:samples])
-    return {
-        name: evaluate(
-            embedder.embed(x), reference, text=prompts, seed=seed, embedder=embedder.name
-        ).as_dict()
-        for name, x in clips.items()
-    }
-
-
-def write_card(
-    folder: Path,
-    preset: BundlePreset,
-    train: TrainConfig,
-    records: list[dict[str, Any]],
-    metrics: dict[str, Any],
-    started: float,
-    *,
-    start: str | None = None,
-) -> None:
-    """What made these weights: data, steps, wall-clock, hardware, loss curve, metrics, command."""
-    every = max(1, len(records) // 50)
-    card = {
-        "command": "presto " + " ".join(sys.argv[1:]),
-        "data": {
-            "corpus": "presto_data.synthetic_corpus",
-            "seed": preset.seed,
-            "clips": preset.clips,
-            "hours": round(preset.clips * preset.clip_seconds / 3600, 2),
-        },
-        "train": asdict(train),
-        "wall_clock_seconds": round(time.perf_counter() - started),
-        "hardware": f"{platform.processor() or platform.machine()}, "
-        f"{torch.get_num_threads()} threads"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        "torch": torch.__version__,
-        "loss_curve": records[::every],
-        "metrics": metrics,
-    }
-    if start:
-        card["starts_from"] = json.loads((folder.parent / start / "card.json").read_text())
-    text = json.dumps(card, indent=1, default=str) + "\n"
-    write_atomic(folder / "card.json", lambda path: path.write_text(text))
 
 
 STAGES = {

@@ -1,7 +1,5 @@
 """The demo's page: what it shows is what the pipeline made, and what is wrong is said in a line."""
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 import torch
@@ -71,9 +69,6 @@ def test_bad_input_is_an_error_on_the_page(respond, change, said):
         respond(**{**given, **change}, variant="steps")
 
 
-@pytest.mark.skipif(
-    "budget" not in {field.name for field in fields(Sampling)}, reason="a pipeline without budgets"
-)
 def test_a_budget_reaches_the_denoiser(pipeline, respond):
     (_, full), *_ = respond("piano", 0, 1, 2, 0, 0, "steps")
     (_, same), *_ = respond("piano", 0, 1, 2, pipeline.denoiser.depth, 0, "steps")

@@ -4,9 +4,11 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from presto_distill.subcommands import one_of
 
 if TYPE_CHECKING:
     from presto_data import Corpus
@@ -182,16 +184,10 @@ def read_rates(path: Path) -> "Rates":
         raise ValueError(f"{path}: no measured rates ({error})") from None
 
 
-COMMANDS = {"encode": encode, "info": info, "plan": plan}
-Command = Union[  # noqa: UP007  of as many as there are
-    tuple(
-        Annotated[Any, tyro.conf.subcommand(name=name, constructor=command)]
-        for name, command in COMMANDS.items()
-    )
-]
+Command = one_of({"encode": encode, "info": info, "plan": plan})
 
 
-def data(command: Annotated[Command, tyro.conf.arg(name="")]) -> int:
+def data(command: Command) -> int:
     """Encode music into shards of latents, look at them, plan for more: encode | info | plan.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from presto_models.pipeline import MAX_SECONDS, VARIANTS, Output, Pipeline, Sampling
+from presto_models.pipeline import MAX_SECONDS, VARIANTS, Output, Pipeline
 from presto_models.snapshot import SnapshotError, find_snapshot
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ def run(
     budget: int | None,
     seed: int,
 ) -> Output:
-    """Call the pipeline; None leaves a choice to it."""
-    settings = {"steps": steps} | ({} if budget is None else {"budget": budget})
-    return pipeline(prompt, bpm=tempo, seconds=seconds, seed=seed, sampling=Sampling(**settings))
+    """Call the pipeline, in stereo where it can; None leaves a choice to it."""
+    wide = pipeline.stereo is not None
+    how = {"seconds": seconds, "seed": seed, "steps": steps, "budget": budget, "stereo": wide}
+    return pipeline(prompt, bpm=tempo, **how)
 
 
 def build(load: Load, variants: Sequence[str]) -> gradio.Blocks:

@@ -1,9 +1,11 @@
 """What `presto listen build | results` do: a blind rating page, and what its ratings say."""
 
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated
 
 import tyro
+
+from presto_distill.subcommands import one_of
 
 
 def build(
@@ -65,16 +67,10 @@ def results(
     return 0
 
 
-COMMANDS = {"build": build, "results": results}
-Command = Union[  # noqa: UP007  of as many as there are
-    tuple(
-        Annotated[Any, tyro.conf.subcommand(name=name, constructor=command)]
-        for name, command in COMMANDS.items()
-    )
-]
+Command = one_of({"build": build, "results": results})
 
 
-def listen(command: Annotated[Command, tyro.conf.arg(name="")]) -> int:
+def listen(command: Command) -> int:
     """Build a blind listening test, and read its ratings: build | results.
 
     Args:

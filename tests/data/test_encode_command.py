@@ -127,3 +127,29 @@ def test_the_planned_disk_is_what_shards_take(tmp_path):
     size = sum(path.stat().st_size for path in found.path.glob("*.tar"))
     hours = 40 * 32 / 3600
     assert plan(hours, Rates(1, 1), workers=(1,)).size == pytest.approx(size, rel=0.01)
+
+
+def test_copies_have_other_tempi_and_one_length(presto, tmp_path):
+    words = ("--corpus", "synthetic:2", "--out", tmp_path / "out", "--seconds", 1)
+    code, out, _ = presto("encode", *words, "--copies", 3, "--seed", 1)
+    assert code == 0 and "6 clips" in out
+    shards = LatentShards(tmp_path / "out")
+    assert shards.lengths.tolist() == [22] * 6
+    assert len(set(shards.tempo.tolist())) > 2
+    assert all("+copy=" in name for name in shards.table["id"].to_pylist())
+    code, _, error = presto("encode", *words, "--copies", -1)
+    assert code == 2 and "copies is -1" in error
+
+
+def test_a_manifest_and_whole_songs_are_corpora_too(presto, recordings, tmp_path):
+    (recordings / "list.csv").write_text("file,caption\nb 130 bpm.wav,hiss\nnone.wav,gone\n")
+    words = ("--out", tmp_path / "manifest", "--seconds", 1)
+    code, out, _ = presto("encode", "--corpus", recordings / "list.csv", *words)
+    assert code == 0 and "1 clips" in out and "none.wav" in out
+    assert LatentShards(tmp_path / "manifest").caption(0) == "hiss"
+    words = ("--out", tmp_path / "songs", "--seconds", 1)
+    assert presto("encode", "--corpus", "songs:2", *words)[0] == 0
+    timing = LatentShards(tmp_path / "songs").timing
+    assert (timing[:, 1] > 30).all()  # a whole song's length
+    code, _, error = presto("encode", "--corpus", "song-describer:nowhere", *words)
+    assert code == 2 and "nowhere" in error

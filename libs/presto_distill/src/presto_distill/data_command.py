@@ -26,6 +26,7 @@ def encode(
     workers: int = 0,
     strict: bool = False,
     seed: int = 0,
+    copies: int = 0,
     no_vocals: Path | None = None,
 ) -> int:
     """Encode music into shards of latents, e.g. presto data encode --corpus my-music --out latents
@@ -44,24 +45,28 @@ def encode(
         batch_size: Clips encoded at a time: the most that a kill can cost.
         workers: Processes that read clips, beside this one that encodes them.
         strict: Stop at the first clip that cannot be used, with exit code 2.
-        seed: Of the rendered music.
+        seed: Of the rendered music, and of copies.
+        copies: Instead of every clip so many copies of it, each with another pitch and tempo.
         no_vocals: For song-describer: a file of the ids of tracks without vocals, and only those.
     """
-    from presto_data import encode_corpus, report
+    from presto_data import Augment, augmented, encode_corpus, report
     from presto_distill.experiment import file_digest
     from presto_models import Autoencoder
     from presto_models.snapshot import find_snapshot
 
     folder = find_snapshot(model) / "codec"
     codec = Autoencoder.from_pretrained(folder, device=device)
+    augment = Augment(seconds=seconds)
+    longer = seconds * augment.rate[1] + 0.01  # what the fastest copy is made of
     made = open_corpus(
         corpus,
-        seconds=seconds,
+        seconds=longer if copies else seconds,
         sample_rate=codec.sample_rate,
         seed=seed,
         strict=strict,
         no_vocals=no_vocals,
     )
+    made = augmented(made, augment, copies=copies, seed=seed) if copies else made
     shards = encode_corpus(
         made,
         lambda audio: codec.encode_distribution(audio.to(device)),

@@ -1,7 +1,9 @@
-"""Sound files of the command line: read as mono, written with tags."""
+"""Sound files of commands and notebooks: read as mono, written whole or not at all, with tags."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import soundfile
@@ -43,9 +45,11 @@ def tags_of(facts: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def write_audio(path: Path, audio: Tensor, sample_rate: int, tags: dict[str, str]) -> None:
+def write_audio(
+    path: Path, audio: Tensor, sample_rate: int, tags: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write audio (ch, s) as 16-bit samples with tags; an interrupted write leaves no half file."""
-    samples = audio.cpu().numpy().T
+    samples = audio.detach().cpu().numpy().T
     kind = {"subtype": "PCM_16", "format": path.suffix[1:].upper()}
 
     def write(to: Path) -> None:

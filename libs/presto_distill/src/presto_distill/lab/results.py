@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from presto_distill.experiment import Lab
 
 DPI = 160  # of figures as png
+Rule = Literal["above", "not below"]
 PACKAGES = ("presto-models", "presto-data", "presto-distill", "torch", "numpy", "seaborn")
 
 
@@ -66,25 +67,40 @@ class Results:
         self, audio: Float[Tensor, "*ch s"], name: str, *, sample_rate: int, row: str, column: str
     ) -> Path:
         """Keep a clip as 16-bit flac under audio/; the report puts it at (`row`, `column`)."""
-        import soundfile
+        from presto_distill.sound_files import write_audio
 
         path = self._path("audio", name, "flac")
-        samples = audio.detach().cpu().reshape(-1, audio.shape[-1]).T.numpy()
-        write_atomic(
-            path, lambda to: soundfile.write(to, samples, sample_rate, "PCM_16", format="FLAC")
-        )
+        write_audio(path, audio.reshape(-1, audio.shape[-1]), sample_rate)
         facts = {"notebook": self.notebook, "row": row, "column": column, "time": time.time()}
         self._json("audio", name, facts)
         return path
 
-    def verdict(self, claim: str, held: bool | None, evidence: str) -> str:
-        """Say whether a claim held here (None: the numbers do not decide), and by which numbers."""
+    def verdict(
+        self,
+        claim: str,
+        held: bool | None,
+        evidence: str,
+        *,
+        effect: float | None = None,
+        of: str = "",
+        rule: Rule = "above",
+    ) -> str:
+        """Say whether a claim held here (None: the numbers do not decide), and by which numbers.
+
+        `effect` is one number for the report to average over seeds, positive where it speaks for
+        the claim; `of` says what it is ("Fréchet distance, ASE minus Presto-L"). Over seeds the
+        claim holds where the interval of the mean effect lies above 0 or, by rule "not below" for
+        claims such as "equal or better", where it does not lie below.
+        """
         held = None if held is None else bool(held)  # tables give numpy's
         facts = {
             "notebook": self.notebook,
             "claim": claim,
             "held": held,
             "evidence": evidence,
+            "effect": None if effect is None else float(effect),
+            "of": of,
+            "rule": rule,
             "time": time.time(),
         }
         self._json("verdicts", re.sub(r"\W+", "-", claim.lower()).strip("-")[:60], facts)

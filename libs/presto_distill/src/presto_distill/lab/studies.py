@@ -152,10 +152,10 @@ def clips_to_rate(
     """
     import csv
 
-    import soundfile
+    from presto_distill.sound_files import write_audio
 
     n = min(clips, len(lab.held_out), lab.preset.samples)
-    sound = {"held-out music": lab.codec.decode(held_out_clips(lab, n)[0])}
+    sound = {"held-out music": lab.codec.decode(held_out_clips(lab, n)[0])[:, None]}
     for name, (run, sampling) in systems.items():
         made = pipeline_of(lab, run)(
             lab.held_out.captions[:n],
@@ -164,11 +164,11 @@ def clips_to_rate(
             seed=lab.seed,
             sampling=sampling,
         )
-        sound[name] = made.audios[:, 0]
+        sound[name] = made.audios
     for name, audios in sound.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for number, audio in enumerate(audios.cpu().numpy()):
-            soundfile.write(folder / name / f"{number}.flac", audio, lab.codec.sample_rate)
+        for number, audio in enumerate(audios):
+            write_audio(folder / name / f"{number}.flac", audio, lab.codec.sample_rate)
     with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
         rows = [(f"{i}.flac", lab.held_out.captions[i]) for i in range(n)]
         csv.writer(file).writerows([("file", "prompt"), *rows])

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from presto_data import load_audio
 from presto_data.audio import FORMATS
+from presto_distill.sound_files import write_audio
 from presto_models.snapshot import write_atomic
 
 SAMPLE_RATE = 44_100  # Hz
@@ -79,13 +80,13 @@ def build(clips: Path, out: Path, config: TestConfig = TestConfig()) -> Path:
     for item in items:
         named = {system: f"{random.getrandbits(48):012x}" for system in levelled[item.name]}
         for system, name in named.items():
-            _write(audio / f"{name}.flac", gain * levelled[item.name][system])
+            write_audio(audio / f"{name}.flac", gain * levelled[item.name][system], SAMPLE_RATE)
             key[name] = {"item": item.name, "system": system}
         trial = {"item": item.name, "text": item.text, "stimuli": sorted(named.values())}
         if config.reference:  # heard openly too, under a name of its own
             trial["reference"] = f"{random.getrandbits(48):012x}"
             open_one = levelled[item.name][config.reference]
-            _write(audio / f"{trial['reference']}.flac", gain * open_one)
+            write_audio(audio / f"{trial['reference']}.flac", gain * open_one, SAMPLE_RATE)
         trials.append(trial)
 
     test = f"{random.getrandbits(32):08x}"
@@ -171,15 +172,6 @@ def _prompts(path: Path) -> dict[str, str]:
     if rows and not {"file", "prompt"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns file and prompt, not {', '.join(rows[0])}")
     return {Path(row["file"]).stem: row["prompt"] for row in rows}
-
-
-def _write(path: Path, audio: Float[Tensor, "ch s"]) -> None:
-    import soundfile
-
-    samples = audio.T.numpy()
-    write_atomic(
-        path, lambda to: soundfile.write(to, samples, SAMPLE_RATE, "PCM_16", format="FLAC")
-    )
 
 
 def _write_text(path: Path, text: str) -> Path:

@@ -197,3 +197,16 @@ def test_report_is_self_contained_and_escapes(page):
 def test_report_without_results_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no results"):
         write_report(tmp_path)
+
+
+def test_stored_tables_are_shown_instead_of_measured(tmp_path):
+    measured = results.Results(tmp_path / "a", "x")
+    measured.table("t", lambda: pd.DataFrame({"value": [1.5]}))
+    shown = results.Results(tmp_path / "b", "x", stored=tmp_path / "a")
+    assert shown.table("t", lambda: 1 / 0)["value"].tolist() == [1.5]
+    assert (tmp_path / "b" / "tables" / "x-t.parquet").exists()
+    assert "Stored results" in shown.source and "Measured here" in measured.source
+    with pytest.raises(ValueError, match=r"no x-u\.parquet, only: x-t"):
+        shown.table("u", lambda: 1 / 0)
+    with pytest.raises(ValueError, match="holds no tables"):
+        results.open_results(Params(stored=str(tmp_path / "c")), "x")

@@ -24,6 +24,7 @@ class Params:
     out: str = "runs/quick"  # results and the cache of runs, shared by all notebooks
     audio: str = ""  # a folder of one's own recordings; empty for the rendered corpus
     model: str = "presto-small"  # a bundled model or a model folder
+    stored: str = ""  # a folder of earlier results to draw from, such as results/cpu/seed-0
 
     @classmethod
     def parse(cls, **values: Any) -> Self:

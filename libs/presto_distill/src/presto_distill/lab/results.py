@@ -43,6 +43,7 @@ class Results:
 
     out: Path
     notebook: str
+    stored: Path | None = None  # a folder of earlier results, whose tables are shown instead
     started: float = field(default_factory=time.perf_counter)
 
     def save_figure(self, fig: Figure, name: str, caption: str) -> Image:
@@ -57,6 +58,35 @@ class Results:
             write_atomic(path, lambda to, kind=kind: fig.savefig(to, format=kind, dpi=DPI))
         self._json("figures", name, {"notebook": self.notebook, "caption": caption})
         return Image(str(self._path("figures", name, "png")), width=int(100 * fig.get_figwidth()))
+
+    def table(self, name: str, make: Callable[[], DataFrame]) -> DataFrame:
+        """The table that `make` measures, kept; or, where stored results are shown, theirs.
+
+        Raises ValueError where they lack it, naming the tables of this notebook that they hold.
+        """
+        if self.stored is None:
+            return self.save_table(make(), name)
+        import pandas as pd
+
+        folder, file = self.stored / "tables", f"{self.notebook}-{name}.parquet"
+        if not (folder / file).exists():
+            held = ", ".join(sorted(p.stem for p in folder.glob(f"{self.notebook}-*.parquet")))
+            raise ValueError(f"{folder} has no {file}, only: {held or 'nothing of this notebook'}")
+        return self.save_table(pd.read_parquet(folder / file), name)
+
+    @property
+    def source(self) -> str:
+        """Which data the figures show, in one sentence."""
+        if self.stored is None:
+            return f"Measured here, kept in {self.out}."
+        path = self.stored / "provenance" / f"{self.notebook}-run.json"
+        facts = json.loads(path.read_text()) if path.exists() else {}
+        params, machine = facts.get("params", {}), facts.get("hardware", {})
+        return (
+            f"Stored results, {self.stored}: preset {params.get('preset')}, seed "
+            f"{params.get('seed')}, commit {facts.get('commit')}, {facts.get('time')}, on "
+            f"{machine.get('gpu') or machine.get('cpu')}. Nothing is trained."
+        )
 
     def save_table(self, table: DataFrame, name: str) -> DataFrame:
         """Keep a table as tables/NOTEBOOK-NAME.parquet."""
@@ -136,7 +166,10 @@ class Results:
 
 def open_results(params: Params, notebook: str) -> Results:
     """Where a notebook of these parameters leaves its results."""
-    return Results(Path(params.out), notebook)
+    stored = Path(params.stored) if params.stored else None
+    if stored and not (stored / "tables").is_dir():
+        raise ValueError(f"stored: {stored} holds no tables of an earlier run")
+    return Results(Path(params.out), notebook, stored)
 
 
 def _of_lab(lab: Lab) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""The page of one run: one preset, one seed."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from presto_distill.lab.report import media
+from presto_distill.lab.report.numbers import (
+    import_time,
+    required,
+    required_section,
+    results_section,
+)
+from presto_distill.lab.report.paper import differences
+from presto_distill.lab.report.pieces import (
+    WORDS,
+    badge,
+    facts_of,
+    grid,
+    header,
+    load_facts,
+    load_tables,
+    section,
+)
+
+
+def sections(out: Path) -> list[str]:
+    """The body of the page of the results in `out`."""
+    provenance = load_facts(out, "provenance")
+    facts, tables = facts_of(provenance), load_tables(out)
+    return [
+        header(facts, f"seed <b>{facts.get('params', {}).get('seed', '?')}</b>", "in one run"),
+        required_section({"measured": required(tables, provenance) + import_time()}),
+        results_section(tables, facts),
+        _verdicts(load_facts(out, "verdicts")),
+        media.audio(out, load_facts(out, "audio")),
+        media.figures(load_facts(out, "figures")),
+        differences(provenance, facts),
+        _provenance(out, provenance, facts),
+    ]
+
+
+def _verdicts(verdicts: list[dict]) -> str:
+    cells = [
+        [
+            badge(item["held"], WORDS),
+            f"{escape(item['claim'])}<div class='small'>{escape(item['evidence'])}</div>",
+            f"<code>{escape(item['notebook'])}</code>",
+        ]
+        for item in verdicts
+    ]
+    note = (
+        "<p class='small'>One small model, one seed: a claim that does not hold here may hold at "
+        "the paper's scale, and the other way round. Not decided: the 95 % intervals overlap.</p>"
+    )
+    body = grid(["", "claim and evidence", "notebook"], cells) + note if cells else "<p>None.</p>"
+    return section("Claims, tested here", body)
+
+
+def _provenance(out: Path, provenance: list[dict], facts: dict[str, Any]) -> str:
+    machine, preset = facts.get("hardware", {}), facts.get("preset", {})
+    log = out / "run.json"
+    notebooks = json.loads(log.read_text()) if log.exists() else []
+    memory = {item["notebook"]: item["peak_memory_gb"] for item in provenance}
+    lines = [
+        [
+            f"<code>{escape(item['notebook'])}</code>",
+            f"{item['seconds']:.0f} s",
+            f"{memory.get(item['notebook']) or float('nan'):.1f} GB",
+            escape(item["error"] or "done"),
+        ]
+        for item in notebooks
+    ]
+    if lines:
+        total = sum(item["seconds"] for item in notebooks)
+        lines.append(["<b>together</b>", f"<b>{total / 60:.1f} min</b>", "", ""])
+    pairs = {"drawn from stored results": facts["drawn_from"]} if "drawn_from" in facts else {}
+    pairs |= {
+        "data": facts.get("data"),
+        "training clips": facts.get("training_clips"),
+        "held-out clips": facts.get("held_out_clips"),
+        "embedder": facts.get("embedder"),
+        "base model": f"{facts.get('params', {}).get('model')}, "
+        f"{facts.get('teacher_parameters', 0) / 1e6:.1f} M parameters",
+        "seed": facts.get("params", {}).get("seed"),
+        "CPU": machine.get("cpu"),
+        "cores, torch threads": f"{machine.get('cores')}, {machine.get('threads')}",
+        "GPU": machine.get("gpu") or "none",
+        "versions": ", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items()),
+        "commit": facts.get("commit") or "not a checkout",
+        "time": facts.get("time"),
+        "preset": json.dumps(preset),
+    }
+    table = grid(["", ""], [[escape(k), escape(str(v))] for k, v in pairs.items()])
+    runs = grid(["notebook", "time", "peak memory", ""], lines) if lines else ""
+    return section("Where this comes from", runs + f"<div class='plain'>{table}</div>")

@@ -41,6 +41,7 @@ tr:last-child td { border-bottom: 0; }
 p.small { margin-top: 10px; max-width: 70em; }
 .badge { display: inline-block; border-radius: 99px; padding: 2px 11px; font-size: 12.5px;
   font-weight: 600; white-space: nowrap; }
+.marks { white-space: nowrap; }
 .yes { color: var(--yes); background: var(--yes-bg); }
 .no { color: var(--no); background: var(--no-bg); }
 .open { color: var(--open); background: var(--open-bg); }

@@ -120,6 +120,7 @@ def _claims(rows: list[dict[str, Any]], seeds: list[str]) -> str:
         )
         title = f"{escape(row['claim'])}<details><summary>evidence</summary>{evidence}</details>"
         each = "".join(_mark(row["held_by_seed"].get(seed, "missing")) for seed in seeds)
+        each = f"<span class='marks'>{each}</span>"
         code = f"<code>{escape(row['notebook'])}</code>"
         cells.append([badge(row["held"], WORDS), title, each, _effect(row), code])
     head = [
@@ -188,9 +189,9 @@ def _results(tables: dict[str, dict[str, DataFrame]], facts: dict[str, Any]) -> 
             unsure = "" if pd.isna(width[name]) else f"<div class='small'>± {width[name]:.2g}</div>"
             line.append("" if pd.isna(row[name]) else f"{row[name]:.3g}{unsure}")
         cells.append(line)
-    base = next(iter(tables.values()))["combined_acceleration-quality"]
+    first = next(table for table in map(numbers.main_table, tables.values()) if table is not None)
     below = "means over seeds; below each its standard deviation over seeds"
-    said = numbers.notes(base, facts, below)
+    said = numbers.notes(first, facts, below)
     return section("Results: mean and spread over seeds", numbers.wide(mean, cells) + said)
 
 

@@ -1,0 +1,54 @@
+"""Results that travel: tables, verdicts and provenance of runs, small enough to commit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from presto_distill.lab.report import runs_of, write_report
+from presto_distill.lab.results import write_json
+
+KINDS = {"tables": "parquet", "verdicts": "json", "provenance": "json"}
+LIMIT = 5_000_000  # bytes of one run; what is committed is cloned by everybody
+
+
+def keep_results(out: Path, to: Path) -> list[Path]:
+    """Copy what figures are drawn from to `to`, or of seeds to `to`/seed-N; returns the folders.
+
+    What `to` held of the same kind goes, so that no table of another run stays. Raises ValueError
+    where a run holds no tables or more than LIMIT bytes, before anything is written.
+    """
+    write_report(out)  # raises where there are no results
+    runs = {to / f"seed-{seed}": path for seed, path in runs_of(out).items()} or {to: out}
+    for run in runs.values():
+        size = sum(path.stat().st_size for path in _files(run))
+        if not list((run / "tables").glob("*.parquet")):
+            raise ValueError(f"{run} holds no tables")
+        if size > LIMIT:
+            raise ValueError(f"{run}: {size / 1e6:.1f} MB of tables are too many to keep")
+    for folder, run in runs.items():
+        for kind in KINDS:
+            shutil.rmtree(folder / kind, ignore_errors=True)
+            (folder / kind).mkdir(parents=True)
+        for path in _files(run):
+            copy = folder / path.relative_to(run)
+            if path.parent.name == "provenance":
+                write_json(copy, _without_places(json.loads(path.read_text())))
+            else:
+                shutil.copyfile(path, copy)
+    if (out / "claims.json").exists() and runs_of(out):
+        shutil.copyfile(out / "claims.json", to / "claims.json")
+    return list(runs)
+
+
+def _files(run: Path) -> list[Path]:
+    return [path for kind, end in KINDS.items() for path in sorted((run / kind).glob(f"*.{end}"))]
+
+
+def _without_places(facts: dict) -> dict:
+    """Provenance without the folders of one machine: names are all that matters elsewhere."""
+    params = dict(facts["params"])
+    for name in ("out", "audio", "model", "stored"):
+        params[name] = Path(params.get(name) or "").name
+    return {**facts, "params": params}

@@ -35,6 +35,12 @@ class Params:
                 raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(allowed)}")
             values[name] = _like(allowed[name], value, name)
         find_preset(values.get("preset", cls.preset))
+        if (Path.cwd() / "00_tour.ipynb").is_file():
+            # JupyterLab starts kernels beside the notebooks, papermill where it is called: relative
+            # paths mean the same in both.
+            for name in ("out", "audio", "stored"):
+                if values.get(name):
+                    values[name] = str(Path.cwd().parent / values[name])
         return cls(**values)
 
 

@@ -108,7 +108,7 @@ def main(
     if "layers" in tables:
         share = sum(schedule.budgets) / len(schedule.budgets) / depth
         works = {
-            "Presto-L, an eighth taught": step(bench(presto_l())),
+            "Presto-L, a quarter taught": step(bench(presto_l())),
             "Presto-L, all taught": step(bench(presto_l(taught=1.0))),
             "Presto-L, nu = 0": step(bench(presto_l(nu=0.0))),
             "every block runs, as in ASE": step(

@@ -5,7 +5,7 @@
 
 Every variant starts from the bundled base model (16 blocks), obeys Presto-L's schedule, so that
 the block count is equal at every noise level, and meets the same clips and noise. The variants
-change one thing at a time on the way from ASE to Presto-L, whose default teaches an eighth of the
+change one thing at a time on the way from ASE to Presto-L, whose default teaches a quarter of the
 samples. The loss is measured on held-out clips at one noise level per bin of the schedule, with the
 same noise for all; the scale is the root mean square of the hidden state entering the output head,
 over the base model's at full depth. Averages of the weights (decay 0.95), constant rate 3e-4.
@@ -47,7 +47,7 @@ VARIANTS = {
     "+ budget embedding": Variant("tail", True, 0.0),
     "+ last block kept": Variant("shifted", True, 0.0),
     "+ self-teacher of all samples": Variant("shifted", True, 0.1),
-    "… of an eighth = Presto-L": Variant("shifted", True, 0.1, 0.125),
+    "… of a quarter = Presto-L": Variant("shifted", True, 0.1, 0.25),
 }
 LENGTHS = (6, 12, 25, 50, 100, 200, 400, 800)
 

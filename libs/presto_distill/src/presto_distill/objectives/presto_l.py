@@ -34,7 +34,7 @@ class PrestoLConfig:
     compare: Literal["state", "raw_state", "output"] = "state"
     # Share of the shortened samples taught in a step, weighed up for the rest. A full pass of all
     # of them takes back what dropping blocks saves (docs/results.md).
-    taught: float = 0.125
+    taught: float = 0.25
     condition_dropout: float = 0.1
     sigma_data: float = SIGMA_DATA
 

@@ -179,9 +179,10 @@ def clips_to_rate(
 
 
 def ablate(
-    lab: Lab, variants: dict[str, Callable[[], Run]], sampling: Sampling
+    lab: Lab, variants: dict[str, Callable[[], Run]], *samplings: Sampling
 ) -> tuple[DataFrame, dict[str, Run]]:
-    """Train and measure each variant: its quality, one row each, and the runs that finished.
+    """Train and measure each variant: its quality, one row per sampling, and the runs that
+    finished.
 
     A variant whose losses stop being finite is a result, not an error: its row says when.
     """
@@ -190,10 +191,12 @@ def ablate(
         try:
             runs[name] = train()
         except Diverged as error:
-            rows.append({"model": name, "diverged": str(error)})
+            lost = {"model": name, "diverged": str(error)}
+            rows += [{**lost, "steps": sampling.steps} for sampling in samplings]
             continue
-        row = pick(quality(lab, [Entry(name, runs[name], sampling)]), name).to_dict()
-        rows.append({**row, "diverged": divergence(runs[name].records)})
+        table = quality(lab, [Entry(name, runs[name], sampling) for sampling in samplings])
+        facts = {"updates": len(runs[name].records), "diverged": divergence(runs[name].records)}
+        rows += table.assign(**facts).to_dict("records")
     # A first variant that diverged must not hide the columns of the others.
     columns = max(rows, key=len).keys()
     return DataFrame(rows, columns=columns), runs

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from pandas import DataFrame
+from pandas import DataFrame, Series
 from scipy.stats import t as student_t
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -19,6 +19,7 @@ from presto_distill import Batch, PrestoS, PrestoSConfig, TrainConfig
 from presto_distill.discriminator import DiscriminatorHeads
 from presto_distill.experiment import Lab
 from presto_distill.lab import studies, toy
+from presto_distill.lab.params import NoiseLaws
 from presto_distill.trainer import Stream
 from presto_models import Sampling
 from presto_models.edm import Discrete, KarrasUniform, LogNormal, Precondition, SigmaLaw
@@ -41,8 +42,8 @@ MUSIC: dict[str, dict[str, Any]] = {
 class Sizes:
     """What is spent on the toy, and which of MUSIC is trained. All ours."""
 
-    teacher_steps: int = 400
-    updates: int = 40  # of every toy generator
+    teacher_steps: int = 300
+    updates: int = 30  # of every toy generator
     replicas: int = 2  # of each, which differ in their noise and their head
     batch: int = 48  # points of a replica's turn
     samples: int = 400  # of a replica, per number of steps
@@ -157,6 +158,15 @@ def toy_quality(size: Sizes, *, seed: int) -> DataFrame:
 
     Columns laws, replica, steps, mmd.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more wait for each other: these networks are too small to share
+    try:
+        return _toy_quality(size, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _toy_quality(size: Sizes, seed: int) -> DataFrame:
     teacher = toy.train_teacher(size.teacher_steps)
     laws = combinations()
     drawn = [name for name in laws for _ in range(size.replicas)]
@@ -211,6 +221,14 @@ def contrast(
     return Contrast(value, value - half, value + half)
 
 
+def against(table: DataFrame, rival: str) -> tuple[Contrast, str]:
+    """By how much a rival's MMD is above that of the published laws, and the numbers in words."""
+    laws = {PUBLISHED}, {rival}
+    over_all = contrast(table, *laws)
+    each = ", ".join(f"{steps}: {contrast(table, *laws, steps)}" for steps in STEPS)
+    return over_all, f"toy, mean over steps {over_all}; by steps {each}"
+
+
 def with_law(**fixed: str) -> set[str]:
     """The combinations in which the named players have the named laws: all 16 without any."""
     every = (dict(zip(PLAYERS, names, strict=True)) for names in product(LAWS, repeat=4))
@@ -218,6 +236,19 @@ def with_law(**fixed: str) -> set[str]:
 
 
 # ---------------------------------------------------------------------- music
+
+
+def chosen(params: NoiseLaws) -> tuple[str, ...]:
+    """The names in `params.laws`, or those the preset pays for; always what the verdicts need."""
+    named = tuple(name.strip() for name in params.laws.split(",") if name.strip())
+    for name in named:
+        if name not in MUSIC:
+            raise ValueError(f"laws: unknown {name!r}, choose from {', '.join(MUSIC)}")
+    return (
+        tuple(dict.fromkeys(("published", "discrete 2", *named)))
+        if named
+        else sizes(params.preset).music
+    )
 
 
 def music_quality(lab: Lab, names: tuple[str, ...]) -> DataFrame:
@@ -232,3 +263,20 @@ def music_quality(lab: Lab, names: tuple[str, ...]) -> DataFrame:
     )
     base = studies.Entry(studies.BASE, None, Sampling(steps=lab.preset.base_steps))
     return pd.concat([studies.quality(lab, [base]), table], ignore_index=True)
+
+
+def on_music(music: DataFrame, name: str, steps: int = 4) -> str:
+    """What music says of a rival of the published laws, for the evidence; empty if not trained."""
+    if name not in set(music["model"]):
+        return ""
+    ours, rival = (studies.state(studies.pick(music, one, steps)) for one in ("published", name))
+    return f"; music, {steps} steps, Fréchet distance {ours}, {name} {rival}"
+
+
+def rising(rows: dict[int, Series]) -> tuple[bool | None, float | None]:
+    """Whether the Fréchet distance falls with every doubling of steps, and its least fall."""
+    doublings = list(pairwise(rows[steps] for steps in sorted(rows)))
+    found = [studies.below(more, fewer) for fewer, more in doublings]
+    held = False if False in found else None if None in found else True
+    falls = [studies.less(more, fewer) for fewer, more in doublings]
+    return held, None if None in falls else min(falls)

@@ -55,7 +55,7 @@ def table_one(table: DataFrame) -> Figure:
     right.axhline(0, color=INK, lw=0.8)
     _steps(right)
     right.set(ylabel="MMD with σ_inf less MMD with σ_train", title="Above 0: better with σ_train")
-    right.legend(frameon=False, fontsize=9, title="whose law", alignment="left")
+    right.legend(frameon=False, fontsize=9, title="whose law", title_fontsize=9)
     return fig
 
 

@@ -17,6 +17,7 @@ TYPES = {
     "data_and_augmentation": params.DataAndAugmentation,
     "combined_acceleration": params.CombinedAcceleration,
     "fake_score_updates": params.FakeScoreUpdates,
+    "noise_laws": params.NoiseLaws,
     "nu_weights": params.NuWeights,
     "layer_distillation": params.LayerDistillation,
     "listening_test": params.ListeningTest,

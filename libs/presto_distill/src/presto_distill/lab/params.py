@@ -64,9 +64,18 @@ class FakeScoreUpdates(Params):
 
 @dataclass(frozen=True)
 class NuWeights(Params):
-    """Pairs (nu_1, nu_2) to compare."""
+    """Pairs (nu_1, nu_2) to compare, and discriminators (loss, "map" or "pooled") at the published
+    pair, beside the published one."""
 
     nu_pairs: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.01, 0.005), (0.1, 0.05))
+    heads: tuple[tuple[str, str], ...] = (("softplus", "pooled"),)
+
+
+@dataclass(frozen=True)
+class NoiseLaws(Params):
+    """Which of `noise_laws.MUSIC` to train beside the toy; empty: what the preset pays for."""
+
+    laws: str = ""  # names, separated by commas
 
 
 @dataclass(frozen=True)

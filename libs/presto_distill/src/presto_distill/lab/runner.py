@@ -20,6 +20,7 @@ NOTEBOOKS = (
     "data_and_augmentation",
     "combined_acceleration",
     "fake_score_updates",
+    "noise_laws",
     "nu_weights",
     "layer_distillation",
     "listening_test",

@@ -16,6 +16,7 @@ TYPES = {
     "00_tour": params.Tour,
     "data_and_augmentation": params.DataAndAugmentation,
     "combined_acceleration": params.CombinedAcceleration,
+    "samplers": params.Samplers,
     "fake_score_updates": params.FakeScoreUpdates,
     "nu_weights": params.NuWeights,
     "layer_distillation": params.LayerDistillation,
@@ -25,6 +26,7 @@ TYPES = {
 # Less of everything that the smoke preset leaves to the notebooks themselves.
 SMALL = {
     "steps": [1, 4],
+    "evaluations": [1, 3],
     "seconds": 1.0,
     "repeats": 1,
     "prompts": ["slow jazz with piano"],

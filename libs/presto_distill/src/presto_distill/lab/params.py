@@ -46,6 +46,22 @@ class Tour(Params):
 
 
 @dataclass(frozen=True)
+class Samplers(Params):
+    """Solvers of the base model, and the spacings rho that base and generator are sampled with."""
+
+    solvers: tuple[str, ...] = ("euler", "heun", "dpmpp_2m", "dpmpp_2s")
+    evaluations: tuple[int, ...] = (
+        3,
+        5,
+        9,
+    )  # of the base model per clip, a guided one counted once
+    rhos: tuple[float, ...] = (7.0, 1000.0)  # the first with all evaluations, the others at most
+    steps: tuple[int, ...] = (1, 2, 4, 8)  # of the few-step generator
+    prompt: str = "slow jazz with piano and upright bass"  # of the clips to look at
+    seconds: float = 5.0  # of these
+
+
+@dataclass(frozen=True)
 class CombinedAcceleration(Params):
     """How base, L, S and LS are sampled and timed."""
 

@@ -19,6 +19,7 @@ NOTEBOOKS = (
     "00_tour",
     "data_and_augmentation",
     "combined_acceleration",
+    "samplers",
     "fake_score_updates",
     "nu_weights",
     "layer_distillation",

@@ -17,6 +17,7 @@ TYPES = {
     "data_and_augmentation": params.DataAndAugmentation,
     "combined_acceleration": params.CombinedAcceleration,
     "samplers": params.Samplers,
+    "base_model": params.BaseModel,
     "fake_score_updates": params.FakeScoreUpdates,
     "nu_weights": params.NuWeights,
     "layer_distillation": params.LayerDistillation,
@@ -27,6 +28,10 @@ TYPES = {
 SMALL = {
     "steps": [1, 4],
     "evaluations": [1, 3],
+    "levels": 3,
+    "solver_steps": 2,
+    "cfg_pp_scales": [0.8],
+    "cfg_scales": [1.0, 2.0],
     "seconds": 1.0,
     "repeats": 1,
     "prompts": ["slow jazz with piano"],

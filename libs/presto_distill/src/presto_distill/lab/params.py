@@ -62,6 +62,19 @@ class Samplers(Params):
 
 
 @dataclass(frozen=True)
+class BaseModel(Params):
+    """Noise levels to denoise at, the two signs of P_mean, and guidance scales to compare."""
+
+    sigmas: tuple[float, ...] = (0.02, 80.0)  # lowest and highest
+    levels: int = 12  # between them, evenly in log sigma
+    clips: int = 64  # held-out, denoised at every level
+    P_means: tuple[float, ...] = (-0.4, 0.4)
+    solver_steps: int = 9  # of DPM-Solver++ 2M, which judges samples
+    cfg_pp_scales: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)
+    cfg_scales: tuple[float, ...] = (1.0, 2.0, 4.5)  # 1 is no guidance
+
+
+@dataclass(frozen=True)
 class CombinedAcceleration(Params):
     """How base, L, S and LS are sampled and timed."""
 

@@ -18,6 +18,7 @@ from presto_distill.lab.results import write_json
 NOTEBOOKS = (
     "00_tour",
     "data_and_augmentation",
+    "base_model",
     "combined_acceleration",
     "samplers",
     "fake_score_updates",

@@ -40,7 +40,6 @@ def name_of(P_mean: float) -> str:
     return f"P_mean = {P_mean:+g}".replace("-", "−")
 
 
-@torch.inference_mode()
 def denoising(lab: Lab, params: BaseModel) -> DataFrame:
     """Held-out loss by noise level of the bundled base and of both trainings, with intervals over
     clips; every model meets the same noise. 1 is what a network that outputs 0 has."""
@@ -53,7 +52,8 @@ def denoising(lab: Lab, params: BaseModel) -> DataFrame:
         sigma = torch.full((len(x),), level, device=lab.device)
         noised = add_noise(x, sigma, torch.Generator(lab.device).manual_seed(lab.seed))
         for name, net in nets.items():
-            loss = losses.denoising(net(noised, sigma, cond), x, sigma).cpu()
+            with torch.inference_mode():
+                loss = losses.denoising(net(noised, sigma, cond), x, sigma).cpu()
             score = mean_scores({"loss": loss}, seed=lab.seed)["loss"]
             interval = {"loss": score.value, "loss_low": score.low, "loss_high": score.high}
             rows.append({"model": name, "sigma": level, **interval})

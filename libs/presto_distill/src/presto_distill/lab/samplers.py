@@ -6,7 +6,6 @@ from statistics import mean
 from typing import Any
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -84,7 +83,6 @@ def levels(params: Samplers) -> DataFrame:
     return DataFrame(rows)
 
 
-@torch.inference_mode()
 def equal_noise(
     lab: Lab, params: Samplers, *, steps: int, seconds: float
 ) -> dict[str, Float[Tensor, " s"]]:

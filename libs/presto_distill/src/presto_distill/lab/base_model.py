@@ -42,7 +42,8 @@ def name_of(P_mean: float) -> str:
 
 def denoising(lab: Lab, params: BaseModel) -> DataFrame:
     """Held-out loss by noise level of the bundled base and of both trainings, with intervals over
-    clips; every model meets the same noise. 1 is what a network that outputs 0 has."""
+    clips; every model meets the same noise. A network that outputs 0
+    has 1 where clips have the deviation sigma_data."""
     x, cond = studies.held_out_clips(lab, params.clips)
     nets = {BUNDLED: lab.teacher}
     nets |= {name_of(P_mean): trained(lab, P_mean).denoiser for P_mean in params.P_means}
@@ -114,10 +115,9 @@ def loss_plot(table: DataFrame, P_means: Sequence[float], *, models: Sequence[st
             rows["sigma"], rows["loss_low"], rows["loss_high"], color=colour, alpha=0.2, lw=0
         )
     ax.axhline(1, color=FAINT, lw=1, ls=":")
-    ax.annotate(
-        "a network that outputs nothing", (0.01, 1), (0, 3), color=FAINT, fontsize=9,
-        xycoords=("axes fraction", "data"), textcoords="offset points",
-    )  # fmt: skip
+    place = (1.01, 1)
+    ax.annotate("about what 0 has", place, xycoords=("axes fraction", "data"), va="center",
+                color=FAINT, fontsize=9)  # fmt: skip
     ax.set(xscale="log", xlabel="noise level σ", ylabel="held-out denoising loss, λ(σ)-weighted")
     ax.set_ylim(0, max(1.15, 1.05 * table.loc[table["model"].isin(models), "loss_high"].max()))
     plain_log(ax, "x")

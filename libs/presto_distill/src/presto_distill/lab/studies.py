@@ -25,9 +25,17 @@ from presto_distill.trainer import Diverged
 from presto_models import LogNormal, Pipeline, PrestoDenoiser, Sampling, presto_schedule
 from presto_models.conditioning import Condition
 from presto_models.edm import add_noise
+from presto_models.samplers import sample
 
 BASE, REAL, GAUSSIAN = "base", "real clips", "Gaussian"
 GROWTH = 3.0  # of the fake score's loss over a training that counts as diverging: our rule
+SOLVER_NAMES = {
+    "euler": "Euler",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM-Solver++ 2M",
+    "dpmpp_2s": "DPM-Solver++ 2S",
+    None: "few-step",
+}
 
 
 class Entry(NamedTuple):
@@ -49,10 +57,19 @@ def pipeline_of(lab: Lab, run: Run | None) -> Pipeline:
     return Pipeline(denoiser, lab.codec, lab.text, few_step=denoiser.config.few_step)
 
 
-def network_calls(denoiser: PrestoDenoiser, steps: int) -> int:
-    """Evaluations of the network per clip: one a step, or two a Heun step (one in the last) and
-    twice that for guidance."""
-    return steps if denoiser.config.few_step else 2 * (2 * steps - 1)
+def network_calls(denoiser: PrestoDenoiser, sampling: Sampling) -> int:
+    """Evaluations of the network per clip, counted on a clip of a single number."""
+    few, calls = denoiser.config.few_step, 0
+
+    def D(x: Tensor, sigma: Tensor, cond: None) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return x
+
+    guided = D if few else sampling.guide(D, lambda cond: cond)
+    sampling = sampling.resolved(few_step=few)
+    sample(sampling.start(guided, torch.zeros(1, 1, 1), None, rng=torch.Generator()))
+    return calls
 
 
 def example_clip(lab: Lab, params: Params, number: int) -> Clip:
@@ -98,10 +115,9 @@ def quality(lab: Lab, entries: list[Entry]) -> DataFrame:
     rows = []
     for model, run, sampling in entries:
         denoiser = denoiser_of(lab, run)
-        few, steps = denoiser.config.few_step, sampling.steps
-        calls = network_calls(denoiser, steps)
-        how = {"solver": "few-step" if few else "Heun", "steps": steps, "calls": calls}
-        facts = {"model": model, **how, "rho": sampling.rho}
+        how = sampling.resolved(few_step=denoiser.config.few_step)
+        facts = {"model": model, "solver": SOLVER_NAMES[how.solver], "steps": how.steps}
+        facts |= {"calls": network_calls(denoiser, sampling), "rho": how.rho}
         rows.append({**facts, **lab.evaluate(run, sampling).as_dict()})
     return DataFrame(rows)
 

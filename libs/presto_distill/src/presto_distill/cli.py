@@ -45,7 +45,8 @@ def reproduce(
     for number in size.seeds:
         folder = out if len(size.seeds) == 1 else out / f"seed-{seed + number}"
         settings = {"seed": seed + number, "out": folder, "audio": audio, "model": model}
-        Lab.open(size, **settings)  # makes the data before the first notebook, or says what fails
+        lab = Lab.open(size, **settings)
+        print(f"data: {lab.source}")  # made before the first notebook, or what fails is said
         failures += run_notebooks(list(notebooks), preset=preset, **settings)
         reports.append(write_report(folder).resolve())
     for failure in failures:

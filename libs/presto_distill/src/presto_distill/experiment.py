@@ -12,6 +12,8 @@ import dataclasses
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from presto_data import LatentSet, encode_corpus, folder_corpus, synthetic_corpus
 from presto_data.clips import Corpus
+from presto_data.encode import claimed
 from presto_distill.fit import fit
 from presto_distill.metrics import Scores, evaluate
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
@@ -54,14 +57,13 @@ class Lab:
 
     preset: Preset
     seed: int
-    cache: Path
-    train: LatentSet
-    held_out: LatentSet
+    out: Path  # of encoded data (latents/) and of runs (cache/)
+    audio: Path | None
     teacher: PrestoDenoiser
     codec: Autoencoder
+    codec_digest: str
     text: TextEncoder
     embedder: ContrastiveEmbedder
-    source: str  # what the data are
     device: torch.device = torch.device("cpu")
 
     @classmethod
@@ -75,57 +77,81 @@ class Lab:
         model: str | Path = "presto-small",
         device: str | None = None,
     ) -> "Lab":
-        """Load the bundled model and encode the data, unless an earlier run already did.
+        """Load the bundled model; the data are encoded when first asked for, once per `out`.
 
         `audio`: a folder of one's own recordings instead of the rendered corpus; a fifth of its
         excerpts, at least one, is held out.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder = find_snapshot(model)
-        codec = Autoencoder.from_pretrained(folder / "codec", device=device)
-
-        def encode(corpus: Corpus) -> LatentSet:
-            shards = encode_corpus(
-                corpus,
-                lambda audio: codec.encode(audio.to(device)),
-                out / "latents",
-                key={"codec": file_digest(folder / "codec" / "model.safetensors")},
-                hop_length=codec.hop_length,
-            )
-            for name, reason in shards.problems:
-                print(f"left out {name}: {reason}", file=sys.stderr)
-            return shards.load()
-
-        seconds = preset.clip_seconds
-        if audio is None:
-            source = f"rendered music, songs {seed} (training) and {seed + 1000} (held out)"
-            train = encode(synthetic_corpus(preset.clips, seed=seed, seconds=seconds))
-            held_out = encode(synthetic_corpus(preset.held_out, seed=seed + 1000, seconds=seconds))
-        else:
-            both = encode(folder_corpus(audio, seconds=seconds))
-            if len(both) < 12:
-                raise ValueError(
-                    f"{audio} holds {len(both)} excerpts of {seconds:g} s: at least 12 are needed"
-                )
-            source = f"{len(both)} excerpts of {seconds:g} s from {audio.name}"
-            # Every fifth excerpt, so that the held-out ones come from all recordings.
-            rows = torch.arange(len(both))
-            train, held_out = both[rows[rows % 5 != 0]], both[rows[rows % 5 == 0]]
         return cls(
             preset=preset,
             seed=seed,
-            cache=out / "cache",
-            train=train,
-            held_out=held_out,
+            out=out,
+            audio=audio,
             teacher=PrestoDenoiser.from_pretrained(folder / "base", device=device),
-            codec=codec,
+            codec=Autoencoder.from_pretrained(folder / "codec", device=device),
+            codec_digest=file_digest(folder / "codec" / "model.safetensors"),
             text=TextEncoder.from_pretrained(folder / "text", device=device),
             embedder=ContrastiveEmbedder.from_pretrained(folder / "embedder", device=device),
-            source=source,
             device=torch.device(device),
         )
 
     # ------------------------------------------------------------------ data
+
+    @property
+    def cache(self) -> Path:
+        """Where runs lie, a folder each."""
+        return self.out / "cache"
+
+    @cached_property
+    def _data(self) -> tuple[LatentSet, LatentSet, str]:
+        """Training and held-out clips, encoded unless an earlier run did, and what they are.
+
+        Raises ValueError where the recordings are too few.
+        """
+        seed, seconds = self.seed, self.preset.clip_seconds
+        if self.audio is None:
+            train = self._encode(synthetic_corpus(self.preset.clips, seed=seed, seconds=seconds))
+            held_out = synthetic_corpus(self.preset.held_out, seed=seed + 1000, seconds=seconds)
+            source = f"rendered music, songs {seed} (training) and {seed + 1000} (held out)"
+            return train, self._encode(held_out), source
+        both = self._encode(folder_corpus(self.audio, seconds=seconds))
+        if len(both) < 12:
+            raise ValueError(
+                f"{self.audio} holds {len(both)} excerpts of {seconds:g} s: at least 12 are needed"
+            )
+        source = f"{len(both)} excerpts of {seconds:g} s from {self.audio.name}"
+        # Every fifth excerpt, so that the held-out ones come from all recordings.
+        rows = torch.arange(len(both))
+        return both[rows[rows % 5 != 0]], both[rows[rows % 5 == 0]], source
+
+    def _encode(self, corpus: Corpus) -> LatentSet:
+        shards = encode_corpus(
+            corpus,
+            lambda audio: self.codec.encode(audio.to(self.device)),
+            self.out / "latents",
+            key={"codec": self.codec_digest},
+            hop_length=self.codec.hop_length,
+        )
+        for name, reason in shards.problems:
+            print(f"left out {name}: {reason}", file=sys.stderr)
+        return shards.load()
+
+    @property
+    def train(self) -> LatentSet:
+        """The clips to train on."""
+        return self._data[0]
+
+    @property
+    def held_out(self) -> LatentSet:
+        """The clips that nothing is trained on: references and prompts."""
+        return self._data[1]
+
+    @property
+    def source(self) -> str:
+        """What the data are, in words."""
+        return self._data[2]
 
     def stream(self, batch: int) -> Stream:
         """Training batches with their conditions encoded."""
@@ -185,15 +211,16 @@ class Lab:
             {"settings": settings, "start": start.key if start else None},
         )
         log = folder / "records.json"
-        if not log.exists():
-            torch.manual_seed(self.seed)  # of heads and what else starts from random weights
-            plan = METHODS[method].plan(self, settings, start.denoiser if start else None)
-            trainer = Trainer(plan.make(), settings.train, self.device)
-            records = fit(trainer, plan.stream, folder / "checkpoint.pt", label=method)
-            plan.student(trainer.average_state(plan.player)).save_pretrained(folder)
-            write_atomic(log, lambda path: path.write_text(json.dumps(records)))
-            for leftover in folder.glob("checkpoint.*"):
-                leftover.unlink()
+        with self._alone(log):
+            if not log.exists():
+                torch.manual_seed(self.seed)  # of heads and what else starts from random weights
+                plan = METHODS[method].plan(self, settings, start.denoiser if start else None)
+                trainer = Trainer(plan.make(), settings.train, self.device)
+                records = fit(trainer, plan.stream, folder / "checkpoint.pt", label=method)
+                plan.student(trainer.average_state(plan.player)).save_pretrained(folder)
+                write_atomic(log, lambda path: path.write_text(json.dumps(records)))
+                for leftover in folder.glob("checkpoint.*"):
+                    leftover.unlink()
         denoiser = PrestoDenoiser.from_pretrained(folder, device=self.device)
         return Run(denoiser, json.loads(log.read_text()), key)
 
@@ -207,13 +234,14 @@ class Lab:
         n = self.preset.trajectories
         _, folder = self._folder("trajectories", {"cfg": cfg})
         path = folder / "trajectories.pt"
-        if not path.exists():
-            clips = next(self.stream(n)(0))
-            clips = tree_map_only(Tensor, lambda leaf: leaf.to(self.device), clips)
-            rng = torch.Generator(self.device).manual_seed(self.seed)
-            with autocast(self.device):
-                solved = solve(self.teacher, null_condition, clips, rng, cfg)
-            write_atomic(path, lambda temporary: torch.save(tree_leaves(solved), temporary))
+        with self._alone(path):
+            if not path.exists():
+                clips = next(self.stream(n)(0))
+                clips = tree_map_only(Tensor, lambda leaf: leaf.to(self.device), clips)
+                rng = torch.Generator(self.device).manual_seed(self.seed)
+                with autocast(self.device):
+                    solved = solve(self.teacher, null_condition, clips, rng, cfg)
+                write_atomic(path, lambda temporary: torch.save(tree_leaves(solved), temporary))
         x, sigma, end, *cond = torch.load(path, map_location="cpu", weights_only=True)
         return Trajectories(x, sigma, end, Condition(*cond))
 
@@ -241,10 +269,11 @@ class Lab:
         facts = {"run": model.key if model else "base", "sampling": sampling}
         _, folder = self._folder("scores", facts)
         path = folder / "embeddings.pt"
-        if not path.exists():
-            latents = self.generate(model.denoiser if model else self.teacher, sampling)
-            embedded = self._embed(latents)
-            write_atomic(path, lambda temporary: torch.save(embedded, temporary))
+        with self._alone(path):
+            if not path.exists():
+                latents = self.generate(model.denoiser if model else self.teacher, sampling)
+                embedded = self._embed(latents)
+                write_atomic(path, lambda temporary: torch.save(embedded, temporary))
         return self.score(torch.load(path, weights_only=True))
 
     def score(self, embeddings: Float[Tensor, "n d"], *, with_text: bool = True) -> Scores:
@@ -277,6 +306,15 @@ class Lab:
         return torch.cat([self.embedder.embed(part).cpu() for part in parts])
 
     # ------------------------------------------------------------------ cache
+
+    @contextmanager
+    def _alone(self, made: Path) -> Iterator[None]:
+        """Wait while another process makes `made`; the system frees a dead one's lock."""
+        if made.exists():
+            yield
+            return
+        with claimed(made.parent / "lock", wait=True):
+            yield
 
     def _folder(self, kind: str, facts: dict[str, Any]) -> tuple[str, Path]:
         """The folder of a run, named by everything its result depends on."""

@@ -79,8 +79,7 @@ class Results:
         """Which data the figures show, in one sentence."""
         if self.stored is None:
             return f"Measured here, kept in {self.out}."
-        path = self.stored / "provenance" / f"{self.notebook}-run.json"
-        facts = json.loads(path.read_text()) if path.exists() else {}
+        facts = stored_facts(self.stored, self.notebook)
         params, machine = facts.get("params", {}), facts.get("hardware", {})
         return (
             f"Stored results, {self.stored}: preset {params.get('preset')}, seed "
@@ -140,7 +139,14 @@ class Results:
         return f"{word}: {claim} ({evidence})"
 
     def save_provenance(self, params: Params, lab: Lab | None = None) -> dict[str, Any]:
-        """Keep what produced these results; call it last, so that time and memory are whole."""
+        """Keep what produced these results; call it last, so that time and memory are whole.
+
+        Of stored results: what produced them, and from where they were drawn.
+        """
+        if self.stored:
+            facts = stored_facts(self.stored, self.notebook) | {"drawn_from": str(self.stored)}
+            self._json("provenance", "run", facts)
+            return facts
         facts = {
             "notebook": self.notebook,
             "params": asdict(params),
@@ -169,7 +175,17 @@ def open_results(params: Params, notebook: str) -> Results:
     stored = Path(params.stored) if params.stored else None
     if stored and not (stored / "tables").is_dir():
         raise ValueError(f"stored: {stored} holds no tables of an earlier run")
+    made = stored_facts(stored, notebook).get("params", {}) if stored else {}
+    for name in ("preset", "seed"):
+        if made.get(name, getattr(params, name)) != getattr(params, name):
+            raise ValueError(f"{stored} was made with {name} {made[name]!r}: set {name} to that")
     return Results(Path(params.out), notebook, stored)
+
+
+def stored_facts(stored: Path, notebook: str) -> dict[str, Any]:
+    """The provenance of a notebook in a folder of results; empty where there is none."""
+    path = stored / "provenance" / f"{notebook}-run.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _of_lab(lab: Lab) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def cpu() -> Preset:
         trajectories=1024,
         steps=replace(SMALL_STEPS, steps=30),
         layers=replace(SMALL_LAYERS, steps=200),
-        ablation_steps=replace(SMALL_STEPS_FROM_BASE, steps=15),
-        ablation_layers=replace(SMALL_LAYERS, steps=60),
+        ablation_steps=replace(SMALL_STEPS_FROM_BASE, steps=10),
+        ablation_layers=replace(SMALL_LAYERS, steps=40),
         seeds=(0, 1, 2),
     )
 

@@ -2,7 +2,7 @@
 dropped layers against all of them, and the memory of each player.
 
     python benchmarks/distill.py                # micro size, batch 12 of 64 frames
-    python benchmarks/distill.py --width 256 --frames 128
+    python benchmarks/distill.py --tables layers --width 512 --depth 24 --frames 128
 
 Times are medians of interleaved repeats in one process, so a slow spell of the machine falls on all
 alike; only their ratios are meant to be read. FLOPs are matrix products and convolutions, counted,
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
+from typing import Literal
 
 import torch
 import tyro
@@ -45,8 +46,14 @@ def main(
     repeats: int = 7,
     precision: Precision = "auto",
     device: str = "cpu",
+    tables: tuple[Literal["overhead", "critic", "layers", "memory"], ...] = (
+        "overhead",
+        "critic",
+        "layers",
+        "memory",
+    ),
 ) -> None:
-    """Print every table.
+    """Print the tables.
 
     Args:
         width: Of the transformer; four heads.
@@ -56,6 +63,7 @@ def main(
         repeats: Of each timing, of which the median counts.
         precision: auto, float32 or bfloat16.
         device: cpu or cuda.
+        tables: Which.
     """
     torch.manual_seed(0)
     size = replace(micro(), width=width, depth=depth, text_width=0)
@@ -79,9 +87,44 @@ def main(
     facts = f"width {width}, depth {depth}, batch {batch} x {frames} frames, {precision}, {device}"
     print(f"{facts}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
 
-    # One generator update (5 critic turns and 1 generator turn) against the sum of its parts.
-    whole = bench(presto_s())
-    works = {"one step": step(whole), **parts_of_a_step(bench(presto_s()), clips)}
+    def presto_l(**changes) -> PrestoL:
+        return PrestoL(base, null_condition, schedule, PrestoLConfig(**changes), depth=depth)
+
+    if "overhead" in tables:
+        one = step(bench(presto_s()))
+        overhead(one, parts_of_a_step(bench(presto_s()), clips), repeats, device)
+
+    # A critic turn whose two losses look at the same noise shares a pass.
+    if "critic" in tables:
+        apart = LogNormal(sigma_max=79.99)  # the same law but for its name
+        objectives = {"shared pass": presto_s(), "separate passes": presto_s(p_gan=apart)}
+        for objective in objectives.values():
+            objective.turns = objective.turns[:1]
+        works = {name: step(bench(objective)) for name, objective in objectives.items()}
+        compare("a critic turn", works, repeats, device)
+
+    # Layers dropped at an equal mean budget: only the blocks kept, or all of them as ASE trains.
+    schedule = presto_schedule(depth)
+    if "layers" in tables:
+        share = sum(schedule.budgets) / len(schedule.budgets) / depth
+        works = {
+            "Presto-L, a quarter taught": step(bench(presto_l())),
+            "Presto-L, all taught": step(bench(presto_l(taught=1.0))),
+            "Presto-L, nu = 0": step(bench(presto_l(nu=0.0))),
+            "every block runs, as in ASE": step(
+                bench(Denoising(copy.deepcopy(base), null_condition))
+            ),
+        }
+        compare(f"a step of layer distillation, mean budget {share:.0%}", works, repeats, device)
+
+    if "memory" in tables:
+        memory("Presto-S", presto_s(), clips, precision)
+        memory("Presto-L", presto_l(), clips, precision)
+
+
+def overhead(one: Work, parts: dict[str, Work], repeats: int, device: str) -> None:
+    """One generator update (5 critic turns and 1 generator turn) against the sum of its parts."""
+    works = {"one step": one, **parts}
     seconds, flops = timed(works, repeats, device), counted(works)
     total, total_flops = (
         sum(v for k, v in table.items() if k != "one step") for table in (seconds, flops)
@@ -94,33 +137,6 @@ def main(
         f"  overhead: time {seconds['one step'] / total - 1:+.1%}, "
         f"FLOPs {flops['one step'] / total_flops - 1:+.1%}\n"
     )
-
-    # A critic turn whose two losses look at the same noise shares a pass.
-    apart = LogNormal(sigma_max=79.99)  # the same law but for its name
-    objectives = {"shared pass": presto_s(), "separate passes": presto_s(p_gan=apart)}
-    works = {}
-    for name, objective in objectives.items():
-        objective.turns = objective.turns[:1]
-        works[name] = step(bench(objective))
-    compare("a critic turn", works, repeats, device)
-
-    # Layers dropped at an equal mean budget: only the blocks kept, or all of them as ASE trains.
-    schedule = presto_schedule(depth)
-    share = sum(schedule.budgets) / len(schedule.budgets) / depth
-
-    def presto_l(**changes) -> PrestoL:
-        return PrestoL(base, null_condition, schedule, PrestoLConfig(**changes), depth=depth)
-
-    works = {
-        "Presto-L, nu = 0.1": step(bench(presto_l())),
-        "Presto-L, nu = 0.1, a quarter taught": step(bench(presto_l(taught=0.25))),
-        "Presto-L, nu = 0": step(bench(presto_l(nu=0.0))),
-        "every block runs, as in ASE": step(bench(Denoising(copy.deepcopy(base), null_condition))),
-    }
-    compare(f"a step of layer distillation, mean budget {share:.0%}", works, repeats, device)
-
-    memory("Presto-S", presto_s(), clips, precision)
-    memory("Presto-L", presto_l(), clips, precision)
 
 
 def parts_of_a_step(trainer: Trainer, clips: Batch) -> dict[str, Work]:

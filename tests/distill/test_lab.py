@@ -10,6 +10,7 @@ import torch
 from presto_distill.lab import plots, results, studies, widgets
 from presto_distill.lab.params import FakeScoreUpdates, LayerDistillation, NuWeights, Params
 from presto_distill.lab.report import write_report
+from presto_models import Sampling
 
 
 def scored(model: str, value: float, width: float = 0.1, **facts) -> dict:
@@ -80,9 +81,17 @@ def test_network_calls(tiny_denoiser):
     from dataclasses import replace
 
     base = tiny_denoiser()
-    assert studies.network_calls(base, 40) == 158  # two per Heun step, one in the last; guided
+    calls = {
+        # Two per Heun step, one in the last; guided, so all of it twice.
+        158: Sampling(steps=40),
+        30: Sampling(steps=8, solver="dpmpp_2s"),
+        16: Sampling(steps=8, solver="dpmpp_2m"),
+        14: Sampling(steps=7, solver="euler", guidance="cfg"),
+        7: Sampling(steps=7, solver="euler", guidance="cfg", guidance_scale=1.0),
+    }
+    assert [studies.network_calls(base, sampling) for sampling in calls.values()] == list(calls)
     base.config = replace(base.config, few_step=True)
-    assert studies.network_calls(base, 4) == 4
+    assert studies.network_calls(base, Sampling(steps=4)) == 4
 
 
 def test_speed_adds_the_stages_up():

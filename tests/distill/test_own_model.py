@@ -1,5 +1,7 @@
 """Networks that are not ours, behind adapters, through all three objectives."""
 
+import math
+
 import pytest
 import torch
 
@@ -52,7 +54,9 @@ def test_a_plain_network_goes_through_all_three_objectives(data):
     assert made["Presto-LS"].blocks < made["Presto-S"].blocks
     table = own_model.measure(list(made.values()), data, SMOKE, seed=0)
     assert len(table) == len(made) + 1 and table["frechet_distance"].notna().all()
-    assert own_model.grid(list(made.values()), table).axes[0].get_title(loc="left") == own.name
+    assert own_model.grid(table).axes[0].get_title(loc="left") == own.name
+    held, said, effect = own_model.compare(table, "Presto-L", own_model.DROPPED)
+    assert held in (True, False, None) and own.name in said and math.isfinite(effect)
 
 
 def test_the_discriminator_may_read_a_tapped_module_elsewhere(data):

@@ -102,7 +102,9 @@ class Trainer:
         engine = ENGINES[self.parallel.strategy]
         self.engine = engine(self.parallel, players, self.averages, taught=taught)
         self.optimizers = {
-            name: torch.optim.Adam(player.parameters(), lr=self._lr(name), betas=self.cfg.betas)
+            name: torch.optim.Adam(
+                player.parameters(), lr=self._lr(name), betas=self.cfg.betas, fused=True
+            )
             for name, player in players.items()
         }
 

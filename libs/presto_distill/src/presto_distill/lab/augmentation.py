@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from pandas import DataFrame
+from pandas.io.formats.style import Styler
 
 from presto_data import Clip, Corpus, Metadata, folder_corpus, synthetic_corpus
 from presto_data.augment import shift_and_stretch
@@ -47,6 +48,11 @@ def facts(clips: Iterable[Clip]) -> DataFrame:
         for clip in clips
     ]
     return DataFrame(rows)
+
+
+def shown(table: DataFrame) -> Styler:
+    """Rows of `facts` as a notebook shows them."""
+    return table.style.hide(axis="index").format(precision=1, na_rep="?")
 
 
 def told(clip: Clip) -> str:

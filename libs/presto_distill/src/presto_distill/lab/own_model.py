@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from presto_distill import (
     Trainer,
 )
 from presto_distill.lab import plots, studies
-from presto_distill.lab.digits import CLASSES, Digits, Own, no_label
+from presto_distill.lab.digits import CLASSES, Digits, Own, load_digits, no_label
 from presto_distill.metrics.scores import evaluate
 from presto_distill.objective import Objective
 from presto_distill.presets import Stage
@@ -33,6 +34,7 @@ from presto_models.samplers import few_step_sigmas, heun, multistep, sample
 
 TEACHER, DROPPED, FEW = "teacher", "teacher, blocks dropped", "teacher in 4 steps"
 REAL = "other real digits"
+SHOWN = 2 * CLASSES  # images of each model that are kept to look at
 RIVALS = {"Presto-L": DROPPED, "Presto-S": FEW, "Presto-LS": FEW}  # what a student must beat
 
 
@@ -167,7 +169,8 @@ def draw(own: Own, models: dict[str, nn.Module], size: Sizes, *, seed: int) -> l
 def measure(made: list[Made], digits: Digits, size: Sizes, *, seed: int) -> DataFrame:
     """Fréchet distance of pixels to held-out digits, and the share read as the digit asked for.
 
-    The last row is other real digits for the distance, and the held-out ones for the share.
+    The last row is other real digits for the distance, and the held-out ones for the share. Column
+    images holds the pixels of the first SHOWN.
     """
     real = Made("", REAL, "", 0, 0, digits.train.x[: size.samples])
     rows = []
@@ -183,32 +186,44 @@ def measure(made: list[Made], digits: Digits, size: Sizes, *, seed: int) -> Data
         images, labels = digits.held_out if one is real else asked
         legible = (digits.read(images) == labels).double().mean().item()
         facts = {name: value for name, value in one._asdict().items() if name != "images"}
+        facts["images"] = one.images[:SHOWN].flatten().tolist()
         rows.append({**facts, "legible": legible, **scores.as_dict()})
     return DataFrame(rows)
 
 
-def compare(table: DataFrame, student: str, rival: str) -> tuple[bool | None, str]:
-    """Whether a student's distance is below its rival's for every network, and the numbers."""
-    verdicts, said = [], []
+def study(owns: list[Own], size: Sizes, *, seed: int) -> DataFrame:
+    """Teach, distill, draw and measure: the rows of `measure` for all networks."""
+    data = load_digits()
+    made = []
+    for own in owns:
+        made += draw(own, distill(own, data, size, seed=seed), size, seed=seed)
+    return measure(made, data, size, seed=seed)
+
+
+def compare(table: DataFrame, student: str, rival: str) -> tuple[bool | None, str, float]:
+    """Whether a student's distance is below its rival's for every network, the numbers, and the
+    rival's distance minus the student's, mean over networks."""
+    verdicts, said, gains = [], [], []
     for network, rows in table[table["network"] != ""].groupby("network", sort=False):
         ours, theirs = studies.pick(rows, student), studies.pick(rows, rival)
         verdicts.append(studies.below(ours, theirs))
         read = f"{ours['legible']:.0%} against {theirs['legible']:.0%} legible"
         said.append(f"{network}: {studies.state(ours)} against {studies.state(theirs)}, {read}")
+        gains.append(theirs["frechet_distance"] - ours["frechet_distance"])
     held = False if False in verdicts else None if None in verdicts else True
-    return held, "; ".join(said)
+    return held, "; ".join(said), mean(gains)
 
 
-def grid(made: list[Made], table: DataFrame, *, lines: int = 2) -> Figure:
+def grid(table: DataFrame) -> Figure:
     """Every model's first images, one column per digit, a panel per network; numbers beside."""
-    networks = list(dict.fromkeys(one.network for one in made))
+    lines = SHOWN // CLASSES
+    networks = [network for network in table["network"].unique() if network]
     fig, axes = plots.canvas(len(networks), width=1.4 + 4.6 * len(networks), height=5.6)
     for ax, network in zip(axes if isinstance(axes, list) else [axes], networks, strict=True):
-        mine = [one for one in made if one.network == network]
-        rows = table[table["network"] == network].set_index("model")
+        mine = table[table["network"] == network]
         ticks = []
-        for i, one in enumerate(mine):
-            images = one.images[: lines * CLASSES, 0].unflatten(0, (lines, CLASSES))
+        for i, row in enumerate(mine.itertuples()):
+            images = torch.tensor(list(row.images)).view(lines, CLASSES, 8, 8)
             picture = F.pad(images, (1, 1, 1, 1), value=images.min()).permute(0, 2, 1, 3)
             picture = picture.flatten(2).flatten(0, 1).numpy()
             top = i * 1.12 * lines
@@ -219,10 +234,9 @@ def grid(made: list[Made], table: DataFrame, *, lines: int = 2) -> Figure:
                 vmin=-0.5,
                 vmax=1.0,
             )
-            row = rows.loc[one.model]
-            said = f"{row['frechet_distance']:.2f}\n{row['legible']:.0%}"
+            said = f"{row.frechet_distance:.2f}\n{row.legible:.0%}"
             ax.text(CLASSES + 0.15, top + lines / 2, said, va="center", fontsize=9)
-            ticks.append((top + lines / 2, f"{one.model}\n{one.how}, {one.blocks} blocks"))
+            ticks.append((top + lines / 2, f"{row.model}\n{row.how}, {row.blocks} blocks"))
         ax.set(xlim=(0, CLASSES), ylim=(len(mine) * 1.12 * lines - 0.12 * lines, 0), aspect="equal")
         ax.set_yticks(*zip(*ticks, strict=True))
         ax.set_xticks([n + 0.5 for n in range(CLASSES)], range(CLASSES))

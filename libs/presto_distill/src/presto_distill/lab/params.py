@@ -35,6 +35,12 @@ class Params:
                 raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(allowed)}")
             values[name] = _like(allowed[name], value, name)
         find_preset(values.get("preset", cls.preset))
+        if (Path.cwd() / "00_tour.ipynb").is_file():
+            # JupyterLab starts kernels beside the notebooks, papermill where it is called: relative
+            # paths mean the same in both.
+            for name in ("out", "audio", "stored"):
+                if values.get(name):
+                    values[name] = str(Path.cwd().parent / values[name])
         return cls(**values)
 
 
@@ -43,6 +49,35 @@ class Tour(Params):
     """One clip of the corpus, what the codec makes of it, and one of the base model."""
 
     clip: int = 0  # number of the held-out clip
+
+
+@dataclass(frozen=True)
+class Samplers(Params):
+    """Solvers of the base model, and the spacings rho that base and generator are sampled with."""
+
+    solvers: tuple[str, ...] = ("euler", "heun", "dpmpp_2m", "dpmpp_2s")
+    evaluations: tuple[int, ...] = (
+        3,
+        5,
+        9,
+    )  # of the base model per clip, a guided one counted once
+    rhos: tuple[float, ...] = (7.0, 1000.0)  # the first with all evaluations, the others at most
+    steps: tuple[int, ...] = (1, 2, 4, 8)  # of the few-step generator
+    prompt: str = "slow jazz with piano and upright bass"  # of the clips to look at
+    seconds: float = 5.0  # of these
+
+
+@dataclass(frozen=True)
+class BaseModel(Params):
+    """Noise levels to denoise at, the two signs of P_mean, and guidance scales to compare."""
+
+    sigmas: tuple[float, ...] = (0.02, 80.0)  # lowest and highest
+    levels: int = 12  # between them, evenly in log sigma
+    clips: int = 64  # held-out, denoised at every level
+    P_means: tuple[float, ...] = (-0.4, 0.4)
+    solver_steps: int = 9  # of DPM-Solver++ 2M, which judges samples
+    cfg_pp_scales: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)
+    cfg_scales: tuple[float, ...] = (1.0, 2.0, 4.5)  # 1 is no guidance
 
 
 @dataclass(frozen=True)
@@ -64,9 +99,18 @@ class FakeScoreUpdates(Params):
 
 @dataclass(frozen=True)
 class NuWeights(Params):
-    """Pairs (nu_1, nu_2) to compare."""
+    """Pairs (nu_1, nu_2) to compare, and discriminators (loss, "map" or "pooled") at the published
+    pair, beside the published one."""
 
     nu_pairs: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.01, 0.005), (0.1, 0.05))
+    heads: tuple[tuple[str, str], ...] = (("softplus", "pooled"),)
+
+
+@dataclass(frozen=True)
+class NoiseLaws(Params):
+    """Which of `noise_laws.MUSIC` to train beside the toy; empty: what the preset pays for."""
+
+    laws: str = ""  # names, separated by commas
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ def quality_by_steps(quality: DataFrame, bounds: DataFrame, *, reference: int) -
         ends.append((rows["steps"].iloc[-1], rows["frechet_distance"].iloc[-1], model, colour))
     base = quality[(quality["model"] == "base") & (quality["steps"] == reference)].iloc[0]
     real = bounds[bounds["model"] == "real clips"].iloc[0]
-    _level(ax, base, f"base, {reference} Heun steps", OF_MODEL["base"], "--")
-    _level(ax, real, "other real clips", COLOURS[2], ":")
+    level(ax, base, f"base, {reference} Heun steps", OF_MODEL["base"], "--")
+    level(ax, real, "other real clips", COLOURS[2], ":")
     ax.set(xscale="log", yscale="log", xlabel="sampler steps", ylabel=FRECHET)
     ax.xaxis.set_major_locator(NullLocator())
     steps = sorted(few["steps"].unique())
@@ -227,6 +227,18 @@ def _log_spectrogram(audio: Tensor, sample_rate: int, *, bands: int = 240) -> tu
     return levels.numpy(), times.numpy(), hertz.numpy()
 
 
+def measured(
+    ax: Axes, where, rows: DataFrame, metric: str, colour: str, *, marker: str = "o-", **style
+) -> None:
+    """A metric at `where` as points (and a line), with its 95 % intervals."""
+    value, low, high = (
+        rows[name].astype(float) for name in (metric, f"{metric}_low", f"{metric}_high")
+    )
+    error = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+    look = {"color": colour, "ecolor": (colour, 0.55), "fmt": marker, "ms": 6, "capsize": 3}
+    ax.errorbar(where, value, yerr=error, **{**look, "elinewidth": 1, **style})
+
+
 def _errorbars(
     ax: Axes, where, rows: DataFrame, colour: str, *, line: bool = False, sideways: bool = False
 ) -> None:
@@ -248,7 +260,7 @@ def _errorbars(
         ax.errorbar(where, value, yerr=error, **style)
 
 
-def _level(ax: Axes, row, label: str, colour: str, style: str) -> None:
+def level(ax: Axes, row, label: str, colour: str, style: str) -> None:
     """A horizontal reference with its interval as a band and its name at the left."""
     ax.axhline(row["frechet_distance"], color=colour, ls=style, lw=1.4)
     ax.axhspan(

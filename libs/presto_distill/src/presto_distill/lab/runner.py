@@ -18,8 +18,11 @@ from presto_distill.lab.results import write_json
 NOTEBOOKS = (
     "00_tour",
     "data_and_augmentation",
+    "base_model",
     "combined_acceleration",
+    "samplers",
     "fake_score_updates",
+    "noise_laws",
     "nu_weights",
     "layer_distillation",
     "listening_test",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +25,17 @@ from presto_distill.trainer import Diverged
 from presto_models import LogNormal, Pipeline, PrestoDenoiser, Sampling, presto_schedule
 from presto_models.conditioning import Condition
 from presto_models.edm import add_noise
+from presto_models.samplers import sample
 
 BASE, REAL, GAUSSIAN = "base", "real clips", "Gaussian"
+GROWTH = 3.0  # of the fake score's loss over a training that counts as diverging: our rule
+SOLVER_NAMES = {
+    "euler": "Euler",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM-Solver++ 2M",
+    "dpmpp_2s": "DPM-Solver++ 2S",
+    None: "few-step",
+}
 
 
 class Entry(NamedTuple):
@@ -47,10 +57,19 @@ def pipeline_of(lab: Lab, run: Run | None) -> Pipeline:
     return Pipeline(denoiser, lab.codec, lab.text, few_step=denoiser.config.few_step)
 
 
-def network_calls(denoiser: PrestoDenoiser, steps: int) -> int:
-    """Evaluations of the network per clip: one a step, or two a Heun step (one in the last) and
-    twice that for guidance."""
-    return steps if denoiser.config.few_step else 2 * (2 * steps - 1)
+def network_calls(denoiser: PrestoDenoiser, sampling: Sampling) -> int:
+    """Evaluations of the network per clip, counted on a clip of a single number."""
+    few, calls = denoiser.config.few_step, 0
+
+    def D(x: Tensor, sigma: Tensor, cond: None) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return x
+
+    guided = D if few else sampling.guide(D, lambda cond: cond)
+    sampling = sampling.resolved(few_step=few)
+    sample(sampling.start(guided, torch.zeros(1, 1, 1), None, rng=torch.Generator()))
+    return calls
 
 
 def example_clip(lab: Lab, params: Params, number: int) -> Clip:
@@ -96,10 +115,9 @@ def quality(lab: Lab, entries: list[Entry]) -> DataFrame:
     rows = []
     for model, run, sampling in entries:
         denoiser = denoiser_of(lab, run)
-        few, steps = denoiser.config.few_step, sampling.steps
-        calls = network_calls(denoiser, steps)
-        how = {"solver": "few-step" if few else "Heun", "steps": steps, "calls": calls}
-        facts = {"model": model, **how, "rho": sampling.rho}
+        how = sampling.resolved(few_step=denoiser.config.few_step)
+        facts = {"model": model, "solver": SOLVER_NAMES[how.solver], "steps": how.steps}
+        facts |= {"calls": network_calls(denoiser, sampling), "rho": how.rho}
         rows.append({**facts, **lab.evaluate(run, sampling).as_dict()})
     return DataFrame(rows)
 
@@ -179,9 +197,10 @@ def clips_to_rate(
 
 
 def ablate(
-    lab: Lab, variants: dict[str, Callable[[], Run]], sampling: Sampling
+    lab: Lab, variants: dict[str, Callable[[], Run]], *samplings: Sampling
 ) -> tuple[DataFrame, dict[str, Run]]:
-    """Train and measure each variant: its quality, one row each, and the runs that finished.
+    """Train and measure each variant: its quality, one row per sampling, and the runs that
+    finished.
 
     A variant whose losses stop being finite is a result, not an error: its row says when.
     """
@@ -190,28 +209,53 @@ def ablate(
         try:
             runs[name] = train()
         except Diverged as error:
-            rows.append({"model": name, "diverged": str(error)})
+            lost = {"model": name, "diverged": str(error)}
+            rows += [{**lost, "steps": sampling.steps} for sampling in samplings]
             continue
-        row = pick(quality(lab, [Entry(name, runs[name], sampling)]), name).to_dict()
-        rows.append({**row, "diverged": divergence(runs[name].records)})
+        table = quality(lab, [Entry(name, runs[name], sampling) for sampling in samplings])
+        records = runs[name].records
+        first, last = growth(records)
+        facts = {"updates": len(records), "growth": last / first, "diverged": divergence(records)}
+        rows += table.assign(**facts).to_dict("records")
     # A first variant that diverged must not hide the columns of the others.
     columns = max(rows, key=len).keys()
     return DataFrame(rows, columns=columns), runs
 
 
-def divergence(records: list[dict[str, float]], term: str = "dsm", factor: float = 3.0) -> str:
-    """What is wrong with a training curve: its last quarter `factor` times its first (our rule)."""
+def growth(records: list[dict[str, float]], term: str = "dsm") -> tuple[float, float]:
+    """Means of a term over a training's first and last quarters; nan where it is too short."""
     values = [record[term] for record in records if term in record]
     quarter = len(values) // 4
-    if quarter and mean(values[-quarter:]) > factor * mean(values[:quarter]):
-        return f"{term} grew from {mean(values[:quarter]):.3g} to {mean(values[-quarter:]):.3g}"
-    return ""
+    return (mean(values[:quarter]), mean(values[-quarter:])) if quarter else (math.nan, math.nan)
+
+
+def divergence(records: list[dict[str, float]], term: str = "dsm") -> str:
+    """What is wrong with a training curve: its last quarter is above GROWTH times its first."""
+    first, last = growth(records, term)
+    return f"{term} grew from {first:.3g} to {last:.3g}" if last > GROWTH * first else ""
 
 
 def pick(table: DataFrame, model: str, steps: int | None = None) -> Series:
     """The row of a model, at so many steps if given."""
     rows = table[table["model"] == model]
     return (rows if steps is None else rows[rows["steps"] == steps]).iloc[0]
+
+
+def less(a: Series, b: Series, metric: str = "frechet_distance") -> float | None:
+    """How much lower row `a` is than row `b`, for the effect of a verdict; None if one diverged."""
+    return finite(b[metric] - a[metric])
+
+
+def finite(value: float) -> float | None:
+    """A number, or None where there is none."""
+    return None if pd.isna(value) else float(value)
+
+
+def references(lab: Lab) -> DataFrame:
+    """What ablations are drawn against: the base model at its many steps, and other real clips."""
+    sampling = Sampling(steps=lab.preset.base_steps)
+    base = quality(lab, [Entry(f"base, {sampling.steps} steps", None, sampling)])
+    return pd.concat([base, bounds(lab).iloc[:1]], ignore_index=True)
 
 
 def below(a: Series, b: Series, metric: str = "frechet_distance") -> bool | None:

@@ -77,7 +77,7 @@ class PrestoS:
 
     `teacher` is frozen as a copy. `generator` (default: the teacher) and the fake score start as
     copies too. `feature_layer` is the block, or the blocks, whose hidden state of width `width`
-    the head reads.
+    the head reads; `head` replaces the one that the config describes.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class PrestoS:
         width: int,
         generator: nn.Module | None = None,
         fake_score: nn.Module | None = None,
+        head: nn.Module | None = None,
     ):
         teacher = frozen(teacher)
         self.cfg, self.fixed = cfg, {"teacher": teacher}
@@ -97,7 +98,7 @@ class PrestoS:
         self.generator = trainable(generator if generator is not None else teacher)
         self.fake_score = trainable(fake_score if fake_score is not None else teacher)
         self.taps = feature_layer if isinstance(feature_layer, tuple) else (feature_layer,)
-        self.head = DiscriminatorHeads(
+        self.head = head or DiscriminatorHeads(
             width, len(self.taps), layers=cfg.head_layers, pooled=cfg.pooled
         )
         self.gan_d, self.gan_g = _GAN[cfg.gan]

@@ -1,0 +1,159 @@
+"""The notebook on the base model: denoising by noise level, the sign of P_mean, and guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pandas import DataFrame, Series
+
+from presto_distill import losses
+from presto_distill.experiment import Lab, Run
+from presto_distill.lab import studies
+from presto_distill.lab.params import BaseModel
+from presto_distill.lab.plots import COLOURS, FAINT, OF_MODEL, canvas, measured, plain_log
+from presto_distill.metrics.scores import mean_scores
+from presto_models import LogNormal, Sampling
+from presto_models.edm import add_noise
+
+BUNDLED = "bundled base"
+NAMES = {"cfg++": "CFG++", "cfg": "CFG"}
+METRICS = {
+    "frechet_distance": "Fréchet distance (lower is better)",
+    "recall": "recall (higher is more diverse)",
+    "clap_score": "prompt similarity (higher is better)",
+}
+
+
+def trained(lab: Lab, P_mean: float) -> Run:
+    """A fresh network of the bundled size trained as briefly as the preset's layer ablations, with
+    a base model's learning rate; equal weights, clips and draws whatever the noise law."""
+    stage = replace(lab.preset.ablation_layers, lr=1e-3)
+    return lab.distill("base", train=stage, p_train=LogNormal(P_mean=P_mean))
+
+
+def name_of(P_mean: float) -> str:
+    """A training's name with the sign that is in question."""
+    return f"P_mean = {P_mean:+g}".replace("-", "−")
+
+
+def denoising(lab: Lab, params: BaseModel) -> DataFrame:
+    """Held-out loss by noise level of the bundled base and of both trainings, with intervals over
+    clips; every model meets the same noise. A network that outputs 0
+    has 1 where clips have the deviation sigma_data."""
+    x, cond = studies.held_out_clips(lab, params.clips)
+    nets = {BUNDLED: lab.teacher}
+    nets |= {name_of(P_mean): trained(lab, P_mean).denoiser for P_mean in params.P_means}
+    levels = np.geomspace(*params.sigmas, params.levels)
+    rows = []
+    for level in levels.tolist():
+        sigma = torch.full((len(x),), level, device=lab.device)
+        noised = add_noise(x, sigma, torch.Generator(lab.device).manual_seed(lab.seed))
+        for name, net in nets.items():
+            with torch.inference_mode():
+                loss = losses.denoising(net(noised, sigma, cond), x, sigma).cpu()
+            score = mean_scores({"loss": loss}, seed=lab.seed)["loss"]
+            interval = {"loss": score.value, "loss_low": score.low, "loss_high": score.high}
+            rows.append({"model": name, "sigma": level, **interval})
+    return DataFrame(rows)
+
+
+def judged(params: BaseModel) -> Sampling:
+    """How all models are sampled but for guidance: two calls a step, or one without guidance."""
+    return Sampling(steps=params.solver_steps, solver="dpmpp_2m")
+
+
+def trainings(lab: Lab, params: BaseModel) -> DataFrame:
+    """Quality of samples of both trainings, by the sampler of `judged`, guided as published."""
+    entries = [
+        studies.Entry(name_of(P_mean), trained(lab, P_mean), judged(params))
+        for P_mean in params.P_means
+    ]
+    return studies.quality(lab, entries)
+
+
+def guidance(lab: Lab, params: BaseModel) -> DataFrame:
+    """Quality of the bundled base by kind of guidance ("cfg++", "cfg") and scale."""
+    scales = {"cfg++": params.cfg_pp_scales, "cfg": params.cfg_scales}
+    pairs = [(kind, w) for kind, ws in scales.items() for w in ws]
+    entries = [
+        studies.Entry(
+            studies.BASE, None, replace(judged(params), guidance=kind, guidance_scale=scale)
+        )
+        for kind, scale in pairs
+    ]
+    kinds, ws = zip(*pairs, strict=True)
+    return studies.quality(lab, entries).assign(guidance=kinds, scale=ws)
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def loss_plot(table: DataFrame, P_means: Sequence[float], *, models: Sequence[str]) -> Figure:
+    """Loss by noise level with bands of 95 %, above the densities of the noise laws.
+
+    `table`: rows of `denoising`; of these only `models` are drawn.
+    """
+    fig, ax = canvas(width=8.0, height=4.4)
+    sigma = np.geomspace(table["sigma"].min(), table["sigma"].max(), 200)
+    for P_mean in P_means:
+        density = np.exp(-((np.log(sigma) - P_mean) ** 2) / 2)
+        colour = OF_MODEL["base"] if models == [BUNDLED] else _colour(name_of(P_mean), P_means)
+        ax.fill_between(sigma, 0, 0.25 * density, color=colour, alpha=0.16, lw=0)
+        place = (np.exp(P_mean), 0.25)
+        label = f"noise law, {name_of(P_mean)}"
+        side = "right" if P_mean < 0 else "left"
+        ax.annotate(label, place, (0, 2), textcoords="offset points", ha=side, color=colour)
+    for model in models:
+        rows = table[table["model"] == model].sort_values("sigma")
+        colour = OF_MODEL["base"] if model == BUNDLED else _colour(model, P_means)
+        ax.plot(rows["sigma"], rows["loss"], "o-", ms=4.5, color=colour, label=model)
+        ax.fill_between(
+            rows["sigma"], rows["loss_low"], rows["loss_high"], color=colour, alpha=0.2, lw=0
+        )
+    ax.axhline(1, color=FAINT, lw=1, ls=":")
+    place = (1.01, 1)
+    ax.annotate("about what 0 has", place, xycoords=("axes fraction", "data"), va="center",
+                color=FAINT, fontsize=9)  # fmt: skip
+    ax.set(xscale="log", xlabel="noise level σ", ylabel="held-out denoising loss, λ(σ)-weighted")
+    ax.set_ylim(0, max(1.15, 1.05 * table.loc[table["model"].isin(models), "loss_high"].max()))
+    plain_log(ax, "x")
+    ax.xaxis.get_major_locator().set_params(subs=(1,))
+    ax.legend(frameon=False, fontsize=9.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig
+
+
+def guidance_plot(table: DataFrame) -> Figure:
+    """Three metrics against the guidance scale. The scales of CFG++ and of plain guidance are not
+    the same quantity: each line is read by itself."""
+    fig, axes = canvas(3, width=10.5, height=3.8)
+    for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
+        for i, (kind, rows) in enumerate(table.groupby("guidance", sort=False)):
+            rows = rows.sort_values("scale")
+            measured(ax, rows["scale"], rows, metric, COLOURS[i], label=NAMES[kind])
+        ax.set(xlabel="guidance scale w", ylabel=label)
+    axes[0].set_yscale("log")
+    plain_log(axes[0])
+    axes[-1].legend(frameon=False, fontsize=9, loc="lower right")
+    return fig
+
+
+def _colour(model: str, P_means: Sequence[float]) -> str:
+    return COLOURS[[name_of(P_mean) for P_mean in P_means].index(model)]
+
+
+# ---------------------------------------------------------------------- verdicts
+
+
+def at(table: DataFrame, kind: str, scale: float) -> Series:
+    """The row of a kind of guidance at a scale; `table`: rows of `guidance`."""
+    return table[(table["guidance"] == kind) & (table["scale"] == scale)].iloc[0]
+
+
+def best_cfg(table: DataFrame) -> Series:
+    """The row of plain guidance with the lowest Fréchet distance."""
+    rows = table[table["guidance"] == "cfg"]
+    return rows.loc[rows["frechet_distance"].idxmin()]

@@ -10,50 +10,7 @@ import tyro
 from presto_distill.data_command import data
 from presto_distill.generate import GenerateOptions
 from presto_distill.listen_command import listen
-
-Out = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
-
-
-def reproduce(
-    notebooks: tyro.conf.Positional[tuple[str, ...]] = (),
-    *,
-    preset: str = "quick",
-    seed: int = 0,
-    audio: Path | None = None,
-    out: Out = None,
-    model: str = "presto-small",
-) -> int:
-    """Distill the bundled base model in layers, steps and both; measure, draw, report.
-
-    Args:
-        notebooks: Names of notebooks to run; all of them by default.
-        preset: smoke, quick, cpu, gpu or a100_paper.
-        seed: Of data, training and sampling; a preset of several seeds counts on from it.
-        audio: A folder of your own recordings instead of the rendered corpus.
-        out: Folder for results; default runs/PRESET. What it already holds is not redone.
-        model: A bundled model or a model folder to distill.
-    """
-    from presto_distill.experiment import Lab
-    from presto_distill.lab.report import write_report
-    from presto_distill.lab.runner import choose_notebooks, run_notebooks
-    from presto_distill.presets import preset as find_preset
-
-    size = find_preset(preset)
-    choose_notebooks(notebooks)
-    out = out or Path("runs") / (preset if audio is None else f"{preset}-{audio.name}")
-    failures, reports = [], []
-    for number in size.seeds:
-        folder = out if len(size.seeds) == 1 else out / f"seed-{seed + number}"
-        settings = {"seed": seed + number, "out": folder, "audio": audio, "model": model}
-        lab = Lab.open(size, **settings)
-        print(f"data: {lab.source}")  # made before the first notebook, or what fails is said
-        failures += run_notebooks(list(notebooks), preset=preset, **settings)
-        reports.append(write_report(folder).resolve())
-    for failure in failures:
-        print(f"presto: {failure}", file=sys.stderr)
-    for report in reports:
-        print(f"report: {report}")
-    return 1 if failures else 0
+from presto_distill.reproduce_command import Out, report, reproduce
 
 
 def generate(
@@ -235,6 +192,7 @@ def main() -> None:
     """Run a command; what is wrong with its input is said in one line, exit code 2."""
     commands = {
         "reproduce": reproduce,
+        "report": report,
         "generate": generate,
         "demo": demo,
         "info": info,

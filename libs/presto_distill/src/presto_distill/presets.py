@@ -167,3 +167,14 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]()
+
+
+def check_gpu(preset: Preset) -> None:
+    """Raises ValueError where a preset needs a GPU and torch sees none."""
+    import torch
+
+    if preset.name in ("gpu", "a100_paper") and not torch.cuda.is_available():
+        raise ValueError(
+            f"preset {preset.name} needs a GPU and torch sees none (nvidia-smi shows what the "
+            "driver sees; uv sync installs torch with CUDA): or use --preset cpu"
+        )

@@ -5,10 +5,12 @@ papermill only warns about a mistyped name; here it is an error that lists the v
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from presto_distill.presets import check_gpu
 from presto_distill.presets import preset as find_preset
 
 if TYPE_CHECKING:
@@ -28,7 +30,13 @@ class Params:
 
     @classmethod
     def parse(cls, **values: Any) -> Self:
-        """Check names and types; raises ValueError naming the parameter and what is allowed."""
+        """Check names and types; raises ValueError naming the parameter and what is allowed.
+
+        In a notebook that papermill runs, the names it was given too (`-p sead 1`).
+        """
+        for name in _injected():
+            if name not in values:
+                raise ValueError(f"unknown parameter {name!r}: choose from {', '.join(values)}")
         allowed = {field.name: field.default for field in fields(cls)}
         for name, value in values.items():
             if name not in allowed:
@@ -150,13 +158,32 @@ def open_lab(params: Params) -> Lab:
     """The laboratory of these parameters; runs and latents are kept in `params.out`."""
     from presto_distill.experiment import Lab
 
+    size = find_preset(params.preset)
+    if not params.stored:
+        check_gpu(size)
     return Lab.open(
-        find_preset(params.preset),
+        size,
         seed=params.seed,
         out=Path(params.out),
         audio=Path(params.audio) if params.audio else None,
         model=params.model,
     )
+
+
+def _injected() -> list[str]:
+    """The names that papermill's own cell assigns in the running notebook.
+
+    papermill warns about names that the tagged cell lacks, and injects them all the same.
+    """
+    try:
+        from IPython import get_ipython
+
+        cells = get_ipython().user_ns["In"]
+    except (ImportError, AttributeError, KeyError):
+        return []
+    ours = [cell for cell in cells if cell.startswith("# Parameters\n")]
+    body = [line for cell in ours for line in ast.parse(cell).body]
+    return [t.id for line in body if isinstance(line, ast.Assign) for t in line.targets]
 
 
 def _like(default: Any, value: Any, name: str) -> Any:

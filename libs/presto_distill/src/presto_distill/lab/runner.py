@@ -1,18 +1,24 @@
-"""Run the notebooks by papermill, one after the other, and say in one line each what failed."""
+"""Run notebooks, some at a time, skip what is done, and say in one line each what failed."""
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from presto_distill.lab.results import write_json
+from presto_data.encode import claimed
+from presto_distill.lab.execute import Failure, Task, Worker, execute
+from presto_distill.lab.inputs import inputs_digest
+from presto_distill.lab.results import stored_facts, write_json
+
+PLACES = ("preset", "seed", "out", "audio", "model", "stored")  # what a run says for all notebooks
+KINDS = ("figures", "tables", "verdicts", "audio")
 
 # In this order: later notebooks reuse the runs and samples of earlier ones.
 NOTEBOOKS = (
@@ -28,18 +34,6 @@ NOTEBOOKS = (
     "listening_test",
     "your_own_model",
 )
-
-
-class Failure(NamedTuple):
-    """A notebook that did not reach its end."""
-
-    notebook: str
-    cell: int  # counted from 1 among the code cells; 0 when it never started
-    error: str
-
-    def __str__(self) -> str:
-        where = f"code cell {self.cell}" if self.cell else "before its first cell"
-        return f"notebook {self.notebook} failed, {where}: {self.error}"
 
 
 def find_notebooks() -> Path:
@@ -68,15 +62,24 @@ def run_notebooks(
     out: str | Path,
     audio: str | Path | None = None,
     model: str | Path = "presto-small",
+    stored: str | Path | None = None,
     parameters: dict[str, Any] | None = None,
     progress: bool = True,
+    jobs: int = 1,
+    again: bool = True,
 ) -> list[Failure]:
     """Execute notebooks (all by default) and return those that failed; one does not stop the next.
 
     `parameters` are further literals, for the notebooks that know them. Executed copies go to
-    `out`/notebooks. Raises ValueError for an unknown notebook or parameter before anything runs.
+    `out`/notebooks. `jobs` notebooks run at a time, in processes that share the cores. Unless
+    `again`, those are skipped that ended well in `out` with the same inputs (`inputs_digest`).
+    `stored`: a folder of results to draw from, with the parameters they were made with; notebooks
+    it holds no tables of are skipped. Raises ValueError for an unknown notebook or parameter
+    before anything runs.
     """
     folder, out = find_notebooks(), Path(out).resolve()
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
     chosen = choose_notebooks(names)
     given = {
         "preset": preset,
@@ -84,39 +87,107 @@ def run_notebooks(
         "out": str(out),
         "audio": str(Path(audio).resolve()) if audio else "",
         "model": str(Path(model).resolve()) if Path(model).is_dir() else str(model),
+        "stored": str(Path(stored).resolve()) if stored else "",
     }
     known = {name: parameter_names(folder / f"{name}.ipynb") for name in chosen}
     for name in parameters or {}:
         if not any(name in names for names in known.values()):
             valid = ", ".join(sorted(set().union(*known.values())))
             raise ValueError(f"unknown parameter {name!r}: choose from {valid}")
-    given |= parameters or {}
 
-    failures, log = [], _read_log(out / "run.json")
+    log, todo, digests = _read_log(out), [], {}
+    for name in chosen:
+        if stored and not _drawable(Path(stored), name, known[name]):
+            _say(f"{name}: skipped, {stored} holds no tables of it", progress)
+            continue
+        made = stored_facts(Path(stored), name).get("params", {}) if stored else {}
+        made = {key: value for key, value in made.items() if key not in PLACES}
+        values = {**given, **made, **(parameters or {})}
+        values = {key: value for key, value in values.items() if key in known[name]}
+        digests[name] = inputs_digest(folder / f"{name}.ipynb", values)
+        entry = log.get(name, {})
+        if not again and entry.get("inputs") == digests[name] and not entry["error"]:
+            _say(f"{name}: done already with the same inputs", progress)
+            continue
+        todo.append(Task(folder / f"{name}.ipynb", out / "notebooks" / f"{name}.ipynb", values))
+
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(chosen, 1):
-        started = time.perf_counter()
-        values = {key: value for key, value in given.items() if key in known[name]}
-        label = f"notebook {number} of {len(chosen)}: {name}"
-        copy = out / "notebooks" / f"{name}.ipynb"
-        failure = _execute(folder / f"{name}.ipynb", copy, values, label if progress else None)
+    failures, started = [], time.perf_counter()
+    for number, (task, failure, seconds) in enumerate(_run(todo, jobs, progress), 1):
         failures += [failure] if failure else []
-        log[name] = {
-            "notebook": name,
-            "seconds": round(time.perf_counter() - started, 1),
-            "error": str(failure) if failure else None,
-        }
-        write_json(out / "run.json", list(log.values()))
-        if failure and progress:
-            print(failure, file=sys.stderr)
+        if not failure:
+            _remove_stale(out, task.name, time.time() - seconds)
+        _write_log(out, task.name, seconds, failure, digests[task.name])
+        left = (time.perf_counter() - started) / number * (len(todo) - number)
+        said = str(failure) if failure else f"{task.name}: done in {seconds:.0f} s"
+        _say(f"{number} of {len(todo)}: {said}; about {left / 60:.1f} min left", progress)
     return failures
 
 
-def _read_log(path: Path) -> dict[str, dict[str, Any]]:
+def _run(
+    todo: list[Task], jobs: int, progress: bool
+) -> Iterator[tuple[Task, Failure | None, float]]:
+    """Run tasks, `jobs` at a time, and yield each with its failure and seconds as it ends."""
+    bars = progress and sys.stderr.isatty()
+    threads = max(1, _cores() // jobs) if jobs > 1 else 0
+    waiting, running = list(enumerate(todo, 1)), {}
+    free = list(range(min(jobs, len(todo))))
+    while waiting or running:
+        while waiting and free:
+            number, task = waiting.pop(0)
+            label = f"notebook {number} of {len(todo)}: {task.name}" if bars else ""
+            task = task._replace(label=label, threads=threads, slot=free.pop(0))
+            started = time.perf_counter()
+            if jobs == 1:
+                failure = execute(task)
+                free.append(task.slot)
+                yield task, failure, time.perf_counter() - started
+            else:
+                worker = Worker(task)
+                running[worker.process.sentinel] = worker, started
+        for ended in wait(list(running)) if running else ():
+            worker, started = running.pop(ended)
+            free.append(worker.task.slot)
+            yield worker.task, worker.failure(), time.perf_counter() - started
+
+
+def _drawable(stored: Path, name: str, known: list[str]) -> bool:
+    """Whether a notebook can be drawn from stored tables."""
+    return "stored" in known and any((stored / "tables").glob(f"{name}-*.parquet"))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _say(line: str, progress: bool) -> None:
+    if progress:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _remove_stale(out: Path, name: str, before: float) -> None:
+    """Remove what earlier runs of a notebook left that this one, whole, did not make again."""
+    for kind in KINDS:
+        for path in (out / kind).glob(f"{name}-*"):
+            if path.stat().st_mtime < before:
+                path.unlink()
+
+
+def _read_log(out: Path) -> dict[str, dict[str, Any]]:
     """What earlier commands ran in this folder, by notebook."""
+    path = out / "run.json"
     if not path.exists():
         return {}
     return {item["notebook"]: item for item in json.loads(path.read_text())}
+
+
+def _write_log(out: Path, name: str, seconds: float, failure: Failure | None, inputs: str) -> None:
+    """Note how a notebook ended; other jobs, on other machines too, may write at the same time."""
+    entry = {"notebook": name, "seconds": round(seconds, 1)}
+    entry |= {"error": str(failure) if failure else None, "inputs": inputs}
+    with claimed(out / "run.lock", wait=True):
+        log = _read_log(out) | {name: entry}
+        write_json(out / "run.json", [log[key] for key in sorted(log, key=_order)])
 
 
 def parameter_names(notebook: Path) -> list[str]:
@@ -134,52 +205,5 @@ def parameter_names(notebook: Path) -> list[str]:
     return [t.id for line in body if isinstance(line, ast.Assign) for t in line.targets]
 
 
-def _execute(
-    notebook: Path, copy: Path, parameters: dict[str, Any], label: str | None
-) -> Failure | None:
-    """Run one notebook; its own progress bars (of trainings) pass through to stderr."""
-    import papermill
-
-    bar = {"desc": label, "ascii": True, "mininterval": 0.5 if sys.stderr.isatty() else 15}
-    try:
-        with _headless():
-            papermill.execute_notebook(
-                notebook,
-                copy,
-                parameters,
-                kernel_name="python3",
-                progress_bar=bar if label else False,
-                stderr_file=sys.stderr if label else None,
-                start_timeout=120,
-                extra_arguments=["--log-level=40"],  # errors only: its start is not news
-            )
-    except papermill.PapermillExecutionError as error:
-        return Failure(notebook.stem, error.exec_count or 0, _one_line(error.ename, error.evalue))
-    except Exception as error:  # a kernel that died, a full disk: the other notebooks still run
-        return Failure(notebook.stem, 0, _one_line(type(error).__name__, str(error)))
-    return None
-
-
-@contextlib.contextmanager
-def _headless() -> Iterator[None]:
-    """Kernels started in here know that nobody watches, and draw progress bars sparingly."""
-    ours = {"PRESTO_HEADLESS": "1", "TQDM_MININTERVAL": "1" if sys.stderr.isatty() else "15"}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _order(name: str) -> tuple[int, str]:
     return (NOTEBOOKS.index(name) if name in NOTEBOOKS else len(NOTEBOOKS), name)
-
-
-def _one_line(kind: str, text: str) -> str:
-    lines = text.strip().splitlines() or [""]
-    return f"{kind}: {lines[0]}"[:300]

@@ -112,20 +112,61 @@ def model(tmp_path_factory):
     return folder
 
 
-def test_all_run_at_the_smallest_preset(model, tmp_path, monkeypatch):
-    """Every notebook reaches its end headless and leaves a verdict, figures, and its origin."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two threads on shared cores wait for each other
-    failures = run_notebooks(
-        preset="smoke", out=tmp_path, model=model, parameters=SMALL, progress=False
-    )
+def run_small(names: list[str], model: Path, out: Path, **more) -> None:
+    """Run notebooks at their smallest; nothing may fail."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # two threads on shared cores wait for each other
+        settings = {"preset": "smoke", "out": out, "model": model, "progress": False, **more}
+        failures = run_notebooks(names, **settings)
     assert [str(failure) for failure in failures] == []
+
+
+@pytest.fixture(scope="session")
+def smoke(model, tmp_path_factory):
+    """The results of all notebooks at the smallest preset."""
+    out = tmp_path_factory.mktemp("smoke")
+    run_small([], model, out, parameters=SMALL)
+    return out
+
+
+def test_all_run_at_the_smallest_preset(smoke):
+    """Every notebook reaches its end headless and leaves a verdict, figures, and its origin."""
     for name in NOTEBOOKS:
-        assert '"image/png"' in (tmp_path / "notebooks" / f"{name}.ipynb").read_text()
+        assert '"image/png"' in (smoke / "notebooks" / f"{name}.ipynb").read_text()
         for kind, suffix in (("verdicts", "json"), ("figures", "svg"), ("provenance", "json")):
-            assert list((tmp_path / kind).glob(f"{name}-*.{suffix}")), (name, kind)
-    page = write_report(tmp_path).read_text()
-    assert page.count("<audio") == 3 + 2 + 4
+            assert list((smoke / kind).glob(f"{name}-*.{suffix}")), (name, kind)
+        facts = json.loads((smoke / "provenance" / f"{name}-run.json").read_text())
+        assert {"params", "seconds", "hardware", "versions", "commit", "time"} <= facts.keys()
+    page = write_report(smoke).read_text()
+    assert page.count("<audio") == len(list((smoke / "audio").glob("*.flac"))) > 0
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+
+
+def tables(out: Path, pattern: str = "*") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "tables").glob(f"{pattern}.parquet")}
+
+
+def test_stored_results_are_drawn_without_training(smoke, model, tmp_path):
+    """Every notebook that holds tables draws its figures from them alone, and keeps the same."""
+    drawable = {name.split("-")[0] for name in tables(smoke)}
+    drawn = [
+        name
+        for name in NOTEBOOKS
+        if name in drawable and "stored" in parameter_names(FOLDER / f"{name}.ipynb")
+    ]
+    assert {"combined_acceleration", "layer_distillation"} <= set(drawn)
+    run_small([], model, tmp_path, stored=smoke)
+    assert not (tmp_path / "latents").exists() and not (tmp_path / "cache").exists()
+    for name in drawn:
+        assert tables(tmp_path, f"{name}-*") == tables(smoke, f"{name}-*")
+        assert list((tmp_path / "figures").glob(f"{name}-*.png")), name
+        facts = json.loads((tmp_path / "provenance" / f"{name}-run.json").read_text())
+        assert facts["drawn_from"] == str(smoke)
+
+
+def test_same_seed_and_machine_same_tables(smoke, model, tmp_path):
+    run_small(["layer_distillation"], model, tmp_path, parameters=SMALL)
+    assert tables(tmp_path) == tables(smoke, "layer_distillation-*") != {}
 
 
 def test_unknown_names_are_refused_before_anything_runs(tmp_path):

@@ -1,0 +1,150 @@
+"""Several seeds: one verdict over them, one page, and what is kept of a run."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from presto_distill import cli
+from presto_distill.lab import plots, results
+from presto_distill.lab.params import Params
+from presto_distill.lab.report import runs_of, seeds, write_report
+from presto_distill.lab.report.keep import keep_results
+from presto_distill.lab.report.paper import missing
+from presto_distill.presets import check_gpu, preset
+
+
+def scored(model: str, value: float, **facts) -> dict:
+    """A row of `studies.quality` with one metric."""
+    row = {"model": model, "solver": "few-step", "steps": 4, "calls": 4, "embedder": "e"}
+    row |= {"generated_count": 8, "reference_count": 9, "seed": 0, "bootstrap": 10, **facts}
+    row |= {"frechet_distance": value, "prompt_chance": 0.1}
+    return row | {"frechet_distance_low": value - 0.1, "frechet_distance_high": value + 0.1}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three seeds of a study with four claims."""
+    out = tmp_path_factory.mktemp("runs")
+    for seed, effect in enumerate((1.0, 1.1, 1.2)):
+        folder = out / f"seed-{seed}"
+        keep = results.Results(folder, "combined_acceleration")
+        rows = [scored("base", 2.0), scored("Presto-S", 1.0 + seed, steps=2)]
+        keep.save_table(pd.DataFrame(rows), "quality")
+        keep.verdict("Clear", None, "e", effect=effect, of="gain")
+        keep.verdict("Against", None, "e", effect=-effect, of="gain")
+        keep.verdict("Wide", True, "e", effect=effect - 1.1, of="gain")
+        keep.verdict("Not worse", None, "e", effect=effect - 1.2, of="gain", rule="not below")
+        keep.verdict("No number", True, f"seed {seed}", effect=float("nan"))
+        fig, ax = plots.canvas()
+        ax.plot([0, 1])
+        keep.save_figure(fig, "line", "A line.")
+        keep.save_provenance(Params(preset="cpu", seed=seed, out=str(folder)))
+    return out
+
+
+def test_verdicts_over_seeds_follow_the_interval_of_the_mean_effect(runs):
+    rows = {row["claim"]: row for row in seeds.claims(runs_of(runs))}
+    assert {claim: row["held"] for claim, row in rows.items()} == {
+        "Clear": True,
+        "Against": False,
+        "Wide": None,
+        "Not worse": True,
+        "No number": True,
+    }
+    effect = rows["Clear"]["effect"]
+    half = 4.30265 * 0.1 / 3**0.5  # Student's t with 2 degrees of freedom
+    assert effect["mean"] == pytest.approx(1.1)
+    assert effect["high"] - effect["mean"] == pytest.approx(half, rel=1e-4)
+    assert rows["No number"]["effect"] is None
+    assert rows["Clear"]["held_by_seed"] == {"0": None, "1": None, "2": None}
+
+
+def test_without_intervals_seeds_must_agree():
+    assert seeds.interval_over_seeds([1.0]) is None
+    assert seeds.interval_over_seeds([1.0, None]) is None
+    assert seeds.overall([True, True], None, "above") is True
+    assert seeds.overall([True, False], None, "above") is None
+    assert seeds.overall([None, None], None, "above") is None
+    assert seeds.overall([True], seeds.Effect(-2.0, -3.0, -1.0), "not below") is False
+
+
+def test_one_page_over_all_seeds(runs):
+    page = write_report(runs).read_text()
+    assert "seeds <b>0, 1, 2</b>" in page
+    assert "<b>1.1</b> [0.852, 1.35]" in page
+    row = page.split("<b>Presto-S</b>")[1].split("</tr>")[0]
+    assert "2<div class='small'>± 1</div>" in row
+    assert page.count("data:image/png;base64,") == 1 and "http" not in page
+    assert "Not run: 00_tour" in page and "What differs from the paper" in page
+    claims = json.loads((runs / "claims.json").read_text())
+    assert len(claims) == 5
+    assert all((runs / f"seed-{seed}" / "report.html").exists() for seed in range(3))
+
+
+def test_kept_results_are_tables_verdicts_and_provenance_without_places(runs, tmp_path):
+    (tmp_path / "seed-1" / "tables").mkdir(parents=True)
+    (tmp_path / "seed-1" / "tables" / "combined_acceleration-old.parquet").touch()
+    assert keep_results(runs, tmp_path) == [tmp_path / f"seed-{seed}" for seed in range(3)]
+    kept = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert {path.split("/")[1] for path in kept if "/" in path} == {
+        "tables",
+        "verdicts",
+        "provenance",
+    }
+    assert not any("old" in path for path in kept) and "claims.json" in kept
+    facts = json.loads((tmp_path / "seed-1/provenance/combined_acceleration-run.json").read_text())
+    assert facts["params"]["out"] == "seed-1" and facts["params"]["seed"] == 1
+
+    stored = results.open_results(
+        Params(preset="cpu", seed=1, out=str(tmp_path / "drawn"), stored=str(tmp_path / "seed-1")),
+        "combined_acceleration",
+    )
+    assert stored.table("quality", lambda: 1 / 0)["frechet_distance"].tolist() == [2.0, 2.0]
+    drawn = stored.save_provenance(Params(preset="cpu", seed=1))
+    assert drawn["drawn_from"] == str(tmp_path / "seed-1") and drawn["time"] == facts["time"]
+    with pytest.raises(ValueError, match=r"made with seed 1: set seed to that"):
+        results.open_results(
+            Params(preset="cpu", stored=str(tmp_path / "seed-1")), "combined_acceleration"
+        )
+
+
+def test_results_without_tables_or_too_large_are_not_kept(runs, tmp_path, monkeypatch):
+    results.write_json(tmp_path / "run.json", [])
+    with pytest.raises(ValueError, match="holds no tables"):
+        keep_results(tmp_path, tmp_path / "kept")
+    monkeypatch.setattr("presto_distill.lab.report.keep.LIMIT", 100)
+    with pytest.raises(ValueError, match="too many to keep"):
+        keep_results(runs, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_is_missing_depends_on_what_ran():
+    ran = [{"notebook": "listening_test", "params": {"ratings": "folder"}}]
+    assert any("nobody has rated" in line for line in missing([], {}))
+    lines = missing(ran, {"embedder": "mine"})
+    assert not any("nobody has rated" in line for line in lines)
+    assert any("mine" in line for line in lines)
+    assert any(line.startswith("Not run:") and "listening" not in line for line in lines)
+
+
+def test_commands(monkeypatch, capsys, tmp_path):
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["presto", *words])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return stop.value.code, said.out + said.err
+
+    assert run("reproduce", "nu_weights", "00_tour", "--list") == (0, "00_tour\nnu_weights\n")
+    code, said = run("reproduce", "--stored", str(tmp_path))
+    assert code == 2 and "holds no stored results" in said
+    code, said = run("report", str(tmp_path))
+    assert code == 2 and "holds no results" in said
+
+
+def test_a_preset_for_a_gpu_says_so_where_there_is_none(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    check_gpu(preset("cpu"))
+    with pytest.raises(ValueError, match="preset gpu needs a GPU"):
+        check_gpu(preset("gpu"))

@@ -25,6 +25,7 @@ from presto_distill.lab import plots
 from presto_distill.lab.studies import layer_probe
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
 from presto_distill.presets import SMALL_LAYERS, preset
+from presto_distill.streams import conditioned
 from presto_distill.trainer import Trainer
 from presto_models import PrestoDenoiser, presto_schedule
 from presto_models.conditioning import null_condition
@@ -111,16 +112,16 @@ def train(
     )
     stage = replace(SMALL_LAYERS, steps=updates, decay="constant", seed=seed, batch=batch)
     trainer = Trainer(objective, stage, lab.device)
-    lab = replace(lab, seed=seed)
+    stream = conditioned(lab.train, lab.text, batch=batch, frames=lab.preset.frames, seed=seed)
     tables, start = [], time.perf_counter()
 
     def probe(step: int) -> None:
         student = trainer.averages["student"]
-        rows = layer_probe(lab, {name: Run(student, [], name)})
+        rows = layer_probe(lab, {name: Run(student, [], name)}, seed=seed)
         tables.append(rows[rows["model"] == name].assign(updates=step, seed=seed))
 
     probe(0)
-    for record in trainer.run(lab.stream(batch)):
+    for record in trainer.run(stream):
         if record.step in LENGTHS or record.step == updates:
             probe(record.step)
     print(f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)

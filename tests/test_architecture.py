@@ -14,11 +14,13 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_CODE_CELLS = 15
 
 IMPORT_ALL = """
-import importlib, pkgutil, sys
+import importlib, pathlib, sys
 import {package}
-for module in pkgutil.walk_packages({package}.__path__, "{package}."):
-    if not module.name.startswith({skipped!r}):
-        importlib.import_module(module.name)
+folder = pathlib.Path({package}.__path__[0])
+for path in folder.rglob("*.py"):
+    name = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
+    if not name.startswith({skipped!r}):
+        importlib.import_module(name.removesuffix(".__init__"))
 print(*sorted({{name.split(".")[0] for name in sys.modules}}))
 """
 

@@ -324,13 +324,16 @@ def depth_probe(
 
 
 @torch.inference_mode()
-def layer_probe(lab: Lab, runs: dict[str, Run | None], *, clips: int = 64) -> DataFrame:
+def layer_probe(
+    lab: Lab, runs: dict[str, Run | None], *, clips: int = 64, seed: int | None = None
+) -> DataFrame:
     """Held-out denoising loss, and the scale of the hidden state entering the head, per budget.
 
     One noise level in the middle of each bin of the schedule; every model meets the same noise.
     Scale is relative to the base model at full depth. A run of None is the base model with blocks
-    dropped and no training.
+    dropped and no training. `seed`: of the noise; default the lab's.
     """
+    seed = lab.seed if seed is None else seed
     x, cond = held_out_clips(lab, clips)
     n = len(x)
     depth, schedule = lab.teacher.depth, presto_schedule(lab.teacher.depth)
@@ -339,7 +342,7 @@ def layer_probe(lab: Lab, runs: dict[str, Run | None], *, clips: int = 64) -> Da
     rows = []
     for middle in middles.tolist():
         sigma = torch.full((n,), middle, device=lab.device)
-        rng = torch.Generator(lab.device).manual_seed(lab.seed)
+        rng = torch.Generator(lab.device).manual_seed(seed)
         noised = add_noise(x, sigma, rng)
         budget = int(schedule(sigma)[0])
         D_full, full = lab.teacher(noised, sigma, cond, budget=depth, tap=-1)

@@ -160,4 +160,4 @@ def test_a_folder_of_recordings_that_is_too_small_says_so(model, tmp_path):
 
     soundfile.write(tmp_path / "one.wav", 0.1 * torch.randn(44_100 * 4).numpy(), 44_100)
     with pytest.raises(ValueError, match="1 excerpts of 3 s: at least 12"):
-        _ = Lab.open(smoke(), out=tmp_path / "out", audio=tmp_path, model=model).train
+        _ = Lab.open(smoke(), out=tmp_path / "out", audio=tmp_path, model=model).source

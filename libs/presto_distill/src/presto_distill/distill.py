@@ -90,6 +90,7 @@ def prepare(
     with world.first_alone():  # it makes the data, the others load them
         facts = {"seed": options.seed, "out": data, "audio": options.audio, "model": options.model}
         lab = Lab.open(preset, **facts, device=str(world.device))
+        source = lab.source
     for network in filter(None, (lab.teacher, start)):
         check_latents(network.to(lab.device), lab)
     torch.manual_seed(options.seed)  # of what starts from random weights
@@ -100,7 +101,7 @@ def prepare(
     config = {
         "method": method,
         "preset": options.preset,
-        "data": lab.source,
+        "data": source,
         "weights": {name: file_digest(at / "model.safetensors") for name, at in weights.items()},
         **plain(settings),
         "student": plain(plan.config),

@@ -107,6 +107,6 @@ def _steps(ax: Axes) -> None:
 def _line(ax: Axes, value: float, label: str) -> None:
     ax.axvline(value, color=FAINT, ls=":", lw=1.3)
     ax.text(
-        value, 0.02, f" {label}", transform=ax.get_xaxis_transform(), color=FAINT, fontsize=9,
-        va="bottom",
+        value, 0.97, f"{label} ", transform=ax.get_xaxis_transform(), color=FAINT, fontsize=9,
+        va="top", ha="right",
     )  # fmt: skip

@@ -9,7 +9,13 @@ import pytest
 
 from presto_distill.lab import params, runner
 from presto_distill.lab.report import write_report
-from presto_distill.lab.runner import NOTEBOOKS, find_notebooks, parameter_names, run_notebooks
+from presto_distill.lab.runner import (
+    NOTEBOOKS,
+    START,
+    find_notebooks,
+    parameter_names,
+    run_notebooks,
+)
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 TYPES = {
@@ -51,7 +57,22 @@ def code_cells(name: str) -> list[dict]:
 
 def test_the_list_of_notebooks_is_the_folder():
     assert find_notebooks() == FOLDER
-    assert sorted(NOTEBOOKS) == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    assert sorted((*NOTEBOOKS, START)) == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
+def test_the_start_page_links_every_notebook_and_runs_headless(tmp_path):
+    """It asks nothing, so it has no parameters and no verdict; it must not train or show errors."""
+    notebook = json.loads((FOLDER / f"{START}.ipynb").read_text())
+    assert all(not cell.get("outputs") for cell in notebook["cells"])
+    text = "".join(line for cell in notebook["cells"] for line in cell["source"])
+    assert sorted(re.findall(r"\]\((\w+)\.ipynb\)", text)) == sorted(NOTEBOOKS)
+    config = json.loads((FOLDER.parent / "jupyter_lab_config.json").read_text())
+    assert config["LabApp"]["default_url"] == f"/lab/tree/notebooks/{START}.ipynb"
+
+    copy = tmp_path / "start.ipynb"
+    assert runner._execute(FOLDER / f"{START}.ipynb", copy, {}, None) is None
+    shown = copy.read_text()
+    assert "bundled model" in shown and "Make it" not in shown
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -65,6 +65,7 @@ class Lab:
     text: TextEncoder
     embedder: ContrastiveEmbedder
     device: torch.device = torch.device("cpu")
+    watch: Callable[[list[dict[str, Any]]], bool] | None = None  # sees a training; True ends it
 
     @classmethod
     def open(
@@ -192,7 +193,8 @@ class Lab:
 
         `start`: the student it starts from; None: the base model. `train` replaces the preset's
         stage, `budgets` the schedule's; further arguments are fields of the objective's config:
-        `lab.distill("steps", critic_updates=3)`. An interrupted run goes on where it stopped.
+        `lab.distill("steps", critic_updates=3)`. An interrupted run goes on where it stopped; one
+        that `self.watch` ended is returned as far as it is.
         """
         from presto_distill.methods import METHODS
 
@@ -216,8 +218,13 @@ class Lab:
                 torch.manual_seed(self.seed)  # of heads and what else starts from random weights
                 plan = METHODS[method].plan(self, settings, start.denoiser if start else None)
                 trainer = Trainer(plan.make(), settings.train, self.device)
-                records = fit(trainer, plan.stream, folder / "checkpoint.pt", label=method)
-                plan.student(trainer.average_state(plan.player)).save_pretrained(folder)
+                path = folder / "checkpoint.pt"
+                records = fit(trainer, plan.stream, path, label=method, watch=self.watch)
+                student = plan.student(trainer.average_state(plan.player))
+                if trainer.step < settings.train.steps:  # its checkpoint stays, to go on from
+                    student = student.to(self.device).eval()
+                    return Run(student, records, f"{key}-step-{trainer.step}")
+                student.save_pretrained(folder)
                 write_atomic(log, lambda path: path.write_text(json.dumps(records)))
                 for leftover in folder.glob("checkpoint.*"):
                     leftover.unlink()

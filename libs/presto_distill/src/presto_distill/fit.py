@@ -36,6 +36,7 @@ def fit(
     probe: Callable[[], list[Row]] | None = None,
     probe_every: int = 1,
     events: Path | None = None,
+    watch: Callable[[list[Row]], bool] | None = None,
 ) -> list[Row]:
     """Train to the end with a progress bar, checkpointing to `path` every so many seconds.
 
@@ -43,7 +44,8 @@ def fit(
     flat record per step, those before a kill included; they are also kept, a line each, in `log`
     (default: a .csv beside the checkpoint). `probe` is asked before training and every
     `probe_every` steps; its rows go to health.csv beside the log. `events` is a folder for
-    TensorBoard.
+    TensorBoard. `watch` is shown the records after every step, instead of a progress bar; where it
+    answers True, the step is saved and training ends early: `trainer.step` says where.
 
     SIGTERM and Ctrl-C finish the step, save and raise Stopped. Diverged names the last good
     checkpoint; where a disk is full, OSError names what could not be written, and the previous
@@ -60,7 +62,7 @@ def fit(
         initial=trainer.step,
         mininterval=1 if sys.stderr.isatty() else 30,
         ascii=True,
-        disable=not world.leads,
+        disable=not world.leads or watch is not None,
     )
     saved, since = trainer.step, 0.0
     log = (log or path.with_suffix(".csv")) if world.leads else None
@@ -77,7 +79,8 @@ def fit(
                 if probe and step % probe_every == 0:
                     journal.health(step, probe())
                 since += seconds
-                due = since > every or (keep and step == trainer.cfg.steps)
+                enough = watch is not None and watch(journal.records)
+                due = enough or since > every or (keep and step == trainer.cfg.steps)
                 wishes = world.mean({"stop": float(bool(arrived)), "save": float(due)})
                 stop = wishes["stop"] > 0  # all processes save together, or none
                 if stop or wishes["save"] > 0:
@@ -87,6 +90,8 @@ def fit(
                 if stop:
                     number = signal.Signals([*arrived, signal.SIGTERM][0])
                     raise Stopped(f"{number.name}: saved at step {step} in {path}", number)
+                if enough:
+                    break
         except Diverged as error:
             good = f"{path}, of step {saved}" if saved else "none was saved yet"
             raise Diverged(f"{error}; last good checkpoint: {good}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 from presto_data import Clip
 from presto_data.augment import (
     Band,
@@ -16,7 +14,7 @@ from presto_data.augment import (
 )
 from presto_distill.lab import plots
 from presto_distill.lab.augmentation import told
-from presto_distill.lab.widgets import interactive
+from presto_distill.lab.widgets import interactive, png, wav
 
 BANDS = {"bass": ("low", 150), "middle": ("peak", 1000), "treble": ("high", 5000)}
 
@@ -43,7 +41,7 @@ def change(
 
 
 def explore(clip: Clip) -> None:
-    """Sliders for every augmentation, a button that applies them, sound and spectrograms of both.
+    """Sliders for every augmentation, applied when let go, with sound and spectrograms of both.
 
     Does nothing, silently, where nobody can press it.
     """
@@ -53,15 +51,20 @@ def explore(clip: Clip) -> None:
     from IPython.display import display
 
     def slider(name: str, value: float, low: float, high: float, step: float):
-        return w.FloatSlider(value=value, min=low, max=high, step=step, description=name)
+        return w.FloatSlider(
+            value=value, min=low, max=high, step=step, description=name, continuous_update=False
+        )
 
     seconds = clip.audio.shape[1] / clip.sample_rate
     pitch, tempo = slider("semitones", 0, -4, 4, 0.5), slider("tempo ×", 1, 0.8, 1.25, 0.01)
     level, start = slider("gain dB", 0, -12, 12, 1), slider("from s", 0, 0, seconds - 1, 0.1)
     bands = {name: slider(f"{name} dB", 0, -12, 12, 1) for name in BANDS}
     flip, swap = (w.Checkbox(description=text) for text in ("flip polarity", "swap left and right"))
-    button, said, seen = w.Button(description="Change it"), w.HTML(), w.Image(width=900)
-    before, after = w.Audio(value=wav(clip), autoplay=False), w.Audio(autoplay=False)
+    said, seen = w.HTML(), w.Image(width=900)
+    before, after = (
+        w.Audio(value=wav(clip.audio, clip.sample_rate), autoplay=False),
+        w.Audio(autoplay=False),
+    )
 
     def apply(_) -> None:
         changed = change(
@@ -74,30 +77,22 @@ def explore(clip: Clip) -> None:
             flip=flip.value,
             swap=swap.value,
         )
-        after.value, said.value, seen.value = wav(changed), told(changed), spectra(clip, changed)
+        after.value, said.value, seen.value = (
+            wav(changed.audio, changed.sample_rate),
+            told(changed),
+            spectra(clip, changed),
+        )
 
-    button.on_click(apply)
+    for control in (pitch, tempo, level, start, *bands.values(), flip, swap):
+        control.observe(apply, "value")
     apply(None)
     left, right = w.VBox([pitch, tempo, start, level]), w.VBox([*bands.values(), flip, swap])
     sounds = w.HBox([w.VBox([w.Label("before"), before]), w.VBox([w.Label("after"), after])])
-    display(w.VBox([w.HBox([left, right]), button, sounds, w.HTML(told(clip)), said, seen]))
-
-
-def wav(clip: Clip) -> bytes:
-    """The clip as a 16-bit WAV file, clipped at full scale."""
-    import soundfile
-
-    file = io.BytesIO()
-    samples = clip.audio.clamp(-1, 1).T.numpy()
-    soundfile.write(file, samples, clip.sample_rate, "PCM_16", format="WAV")
-    return file.getvalue()
+    display(w.VBox([w.HBox([left, right]), sounds, w.HTML(told(clip)), said, seen]))
 
 
 def spectra(before: Clip, after: Clip) -> bytes:
     """Spectrograms of two clips side by side, each against its own loudest, as PNG."""
     clips = {"before": before.audio.mean(0), "after": after.audio.mean(0)}
     seconds = max(map(len, clips.values())) / before.sample_rate
-    file = io.BytesIO()
-    fig = plots.spectrograms(clips, sample_rate=before.sample_rate, seconds=seconds)
-    fig.savefig(file, format="png", dpi=120)
-    return file.getvalue()
+    return png(plots.spectrograms(clips, sample_rate=before.sample_rate, seconds=seconds))

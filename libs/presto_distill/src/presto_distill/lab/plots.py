@@ -4,6 +4,7 @@ names beside what they name. Every function returns a Figure and keeps no state.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -16,22 +17,31 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from pandas import DataFrame
 from torch import Tensor
 
-INK, FAINT = "#2b2f36", "#8a919c"
-# Okabe and Ito's colours (2008): told apart by colour-blind eyes.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4d4d4d")
-OF_MODEL = {"base": "#4d4d4d", "Presto-L": "#E69F00", "Presto-S": "#0072B2", "Presto-LS": "#D55E00"}
+# PRESTO_THEME=dark, set before a notebook's first cell, draws on dark paper.
+if (LOOK := os.environ.get("PRESTO_THEME", "light")) not in ("light", "dark"):
+    raise ValueError(f"PRESTO_THEME must be light or dark, got {LOOK!r}")
+DARK = LOOK == "dark"
+INK, FAINT, PAPER = ("#e6e9ef", "#8f98a8", "#1b1f27") if DARK else ("#2b2f36", "#8a919c", "#ffffff")
+# Okabe and Ito's colours (2008): told apart by colour-blind eyes. On dark paper the two that would
+# drown there, blue and grey, are lighter, and the light blue with them.
+BLUE, SKY, GREY = ("#2f95d8", "#9ad4f7", "#b4bcc9") if DARK else ("#0072B2", "#56B4E9", "#4d4d4d")
+COLOURS = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", SKY, GREY)
+OF_MODEL = {"base": GREY, "Presto-L": "#E69F00", "Presto-S": BLUE, "Presto-LS": "#D55E00"}
 THEME = {
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.labelsize": 10,
-    "axes.edgecolor": "#c9ced6",
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.edgecolor": "#4a5261" if DARK else "#c9ced6",
     "axes.labelcolor": INK,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "grid.color": "#e7eaef",
+    "grid.color": "#323846" if DARK else "#e7eaef",
     "lines.linewidth": 1.8,
 }
 FRECHET = "Fréchet distance to held-out clips (lower is better)"
@@ -91,7 +101,7 @@ def bars(table: DataFrame, *, lines: Sequence[DataFrame] = (), title: str = "") 
         if pd.isna(row["frechet_distance"]):
             ax.text(
                 0.02, i, f"diverged: {row['diverged']}", transform=ax.get_yaxis_transform(),
-                va="center", bbox={"color": "white", "pad": 1},
+                va="center", bbox={"color": PAPER, "pad": 1},
             )  # fmt: skip
             continue
         colour = colour_of(row["model"], i)
@@ -206,6 +216,24 @@ def spectrograms(
         ax.yaxis.set_minor_locator(NullLocator())
     axes[0].set_ylabel("frequency (Hz)")
     fig.colorbar(mesh, ax=axes, label="dB below the loudest", pad=0.01)
+    return fig
+
+
+def waveform(audio: Float[Tensor, " s"], *, sample_rate: int, title: str = "") -> Figure:
+    """A clip's waveform above its spectrogram, on one axis of seconds."""
+    fig = spectrograms({title: audio}, sample_rate=sample_rate, seconds=len(audio) / sample_rate)
+    fig.set_size_inches(5.4, 4.2)
+    below = fig.axes[0]
+    below.set_title("")
+    fig.axes[1].set_ylabel("dB")
+    wave = below.inset_axes((0, 1.06, 1, 0.4), sharex=below)
+    hop = max(1, len(audio) // 2000)  # a pixel is many samples: draw their extremes
+    parts = audio[: len(audio) // hop * hop].detach().cpu().view(-1, hop)
+    times = torch.arange(len(parts)) * hop / sample_rate
+    low, high = parts.amin(1).numpy(), parts.amax(1).numpy()
+    wave.fill_between(times.numpy(), low, high, color=COLOURS[0], lw=0.3)
+    wave.set(ylim=(-1, 1), title=title, ylabel="level")
+    wave.tick_params(labelbottom=False)
     return fig
 
 

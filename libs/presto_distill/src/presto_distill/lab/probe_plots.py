@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from presto_distill.lab.plots import COLOURS, INK, THEME, canvas, plain_log
+from presto_distill.lab.plots import COLOURS, DARK, INK, PAPER, THEME, canvas, plain_log
+from presto_models import LayerSchedule, karras_sigmas
+from presto_models.layer_schedule import kept_blocks
 
 
 def layer_probe(probe: DataFrame) -> Figure:
@@ -56,6 +61,38 @@ def depth_probe(probe: DataFrame) -> Figure:
     loss.set_title("What comes out, without further training")
     loss.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
+
+
+def budget_map(schedule: LayerSchedule, depth: int, *, heun_steps: int = 40) -> Figure:
+    """Which blocks run at which noise level, Presto-L's way: a column per bin, a row per block.
+
+    The title holds the mean budget over the levels of a sampler of `heun_steps`, and the speed-up
+    of denoising that it promises where time goes with blocks.
+    """
+    edges = [f"{edge:.2g}" for edge in schedule.edges]
+    bins = [f"σ < {edges[0]}", *(f"{a} to {b}" for a, b in pairwise(edges)), f"σ ≥ {edges[-1]}"]
+    run = torch.zeros(depth, len(bins))
+    for i, budget in enumerate(schedule.budgets):
+        run[kept_blocks(budget, depth), i] = 1
+    fig, ax = canvas(width=2.2 + 1.1 * len(bins), height=1.4 + 0.24 * depth)
+    colours = ListedColormap(["#2b313c" if DARK else "#e9ecf1", COLOURS[0]])
+    ax.pcolormesh(run, cmap=colours, vmin=0, vmax=1, edgecolors=PAPER, linewidth=1.5)
+    for i, budget in enumerate(schedule.budgets):
+        ax.text(i + 0.5, depth + 0.15, f"{budget} of {depth}", ha="center", va="bottom", fontsize=9)
+    ax.set_xticks([i + 0.5 for i in range(len(bins))], bins, fontsize=9)
+    ax.set_yticks([i + 0.5 for i in range(depth)], range(1, depth + 1), fontsize=8.5)
+    ax.set(xlabel="noise level", ylabel="block", ylim=(0, depth))
+    ax.grid(visible=False)
+    mean = mean_budget(schedule, heun_steps)
+    text = f"{mean:.1f} of {depth} blocks on average: {depth / mean:.2f} × faster denoising"
+    ax.set_title(text, pad=22)
+    return fig
+
+
+def mean_budget(schedule: LayerSchedule, heun_steps: int) -> float:
+    """Blocks that an evaluation runs on average in Heun's method: two a level, one at the first."""
+    sigmas = karras_sigmas(heun_steps)
+    return schedule(torch.cat([sigmas, sigmas[1:]])).double().mean().item()
 
 
 HEALTH = {  # measures of presto_distill.health that share a panel, the first one solid

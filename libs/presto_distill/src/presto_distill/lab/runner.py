@@ -35,6 +35,8 @@ NOTEBOOKS = (
     "your_own_model",
 )
 
+START = "start"  # the page JupyterLab opens on: it asks nothing and claims nothing
+
 
 def find_notebooks() -> Path:
     """The folder of notebooks of this checkout: above the package or the current directory."""
@@ -47,7 +49,8 @@ def find_notebooks() -> Path:
 
 def choose_notebooks(names: Sequence[str] = ()) -> list[str]:
     """The notebooks of those names in running order, all without any; ValueError lists them."""
-    held = sorted((path.stem for path in find_notebooks().glob("*.ipynb")), key=_order)
+    stems = {path.stem for path in find_notebooks().glob("*.ipynb")} - {START}
+    held = sorted(stems, key=_order)
     for name in names:
         if name not in held:
             raise ValueError(f"unknown notebook {name!r}: choose from {', '.join(held)}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -97,10 +97,15 @@ def explorable(lab: Lab, runs: dict[str, Run | None]) -> dict[str, Pipeline]:
 
 def training_curves(runs: dict[str, Run]) -> DataFrame:
     """The records of runs as columns model, step, term, value."""
+    return curves_of({name: run.records for name, run in runs.items()})
+
+
+def curves_of(records: dict[str, list[dict[str, Any]]]) -> DataFrame:
+    """The same of records without their runs."""
     rows = [
         {"model": name, "step": record["step"], "term": term, "value": value}
-        for name, run in runs.items()
-        for record in run.records
+        for name, steps in records.items()
+        for record in steps
         for term, value in record.items()
         if term not in ("step", "seconds")
     ]
@@ -325,18 +330,25 @@ def depth_probe(
 
 @torch.inference_mode()
 def layer_probe(
-    lab: Lab, runs: dict[str, Run | None], *, clips: int = 64, seed: int | None = None
+    lab: Lab,
+    runs: dict[str, Run | None],
+    *,
+    budgets: tuple[int, ...] = (),
+    clips: int = 64,
+    seed: int | None = None,
 ) -> DataFrame:
     """Held-out denoising loss, and the scale of the hidden state entering the head, per budget.
 
     One noise level in the middle of each bin of the schedule; every model meets the same noise.
     Scale is relative to the base model at full depth. A run of None is the base model with blocks
-    dropped and no training. `seed`: of the noise; default the lab's.
+    dropped and no training. `budgets` replace those of the default schedule; `seed`: of the noise,
+    by default the lab's.
     """
     seed = lab.seed if seed is None else seed
     x, cond = held_out_clips(lab, clips)
     n = len(x)
     depth, schedule = lab.teacher.depth, presto_schedule(lab.teacher.depth)
+    schedule = replace(schedule, budgets=budgets) if budgets else schedule
     bins = len(schedule.budgets)
     middles = LogNormal().quantile((torch.arange(bins, dtype=torch.float64) + 0.5) / bins)
     rows = []

@@ -220,9 +220,10 @@ class Lab:
     # ------------------------------------------------------------------ evaluation
 
     def generate(
-        self, denoiser: PrestoDenoiser, sampling: Sampling, *, batch: int = 32
+        self, denoiser: PrestoDenoiser, sampling: Sampling, *, draw: int = 0, batch: int = 32
     ) -> Float[Tensor, "n c t"]:
-        """Latents for the held-out prompts; clip i always starts from the same noise."""
+        """Latents for the held-out prompts; clip i of a draw always starts from the same noise."""
+        seed = self.seed + 1_000_000 * draw  # no two draws share a clip's noise
         pipeline = Pipeline(denoiser, self.codec, self.text, few_step=denoiser.config.few_step)
         shape = (self.codec.channels, self.preset.frames)
         parts = []
@@ -231,7 +232,7 @@ class Lab:
                 rows = slice(first, first + batch)
                 cond = tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows], self.prompts)
                 n = len(cond.tempo)
-                seeds = range(self.seed + first, self.seed + first + n)
+                seeds = range(seed + first, seed + first + n)
                 steps = pipeline.denoise((n, *shape), cond, seeds=seeds, sampling=sampling)
                 parts.append(sample(steps).cpu())
         return torch.cat(parts)

@@ -22,6 +22,8 @@ NOTEBOOKS = (
     "fake_score_updates",
     "nu_weights",
     "layer_distillation",
+    "baselines",
+    "speed",
     "listening_test",
     "your_own_model",
 )

@@ -237,16 +237,33 @@ class Lab:
                 parts.append(sample(steps).cpu())
         return torch.cat(parts)
 
+    def latents(
+        self, model: Run | None, sampling: Sampling, *, draw: int = 0
+    ) -> Float[Tensor, "n c t"]:
+        """What `generate` makes of a student (None: the base model), cached."""
+        path = self._scored(model, sampling, draw) / "latents.pt"
+        if not path.exists():
+            latents = self.generate(model.denoiser if model else self.teacher, sampling, draw=draw)
+            write_atomic(path, lambda temporary: torch.save(latents, temporary))
+        return torch.load(path, weights_only=True)
+
+    def embeddings(
+        self, model: Run | None, sampling: Sampling, *, draw: int = 0
+    ) -> Float[Tensor, "n d"]:
+        """Embeddings of those latents, cached."""
+        path = self._scored(model, sampling, draw) / "embeddings.pt"
+        if not path.exists():
+            embedded = self._embed(self.latents(model, sampling, draw=draw))
+            write_atomic(path, lambda temporary: torch.save(embedded, temporary))
+        return torch.load(path, weights_only=True)
+
     def evaluate(self, model: Run | None, sampling: Sampling) -> Scores:
         """All metrics of a student (None: the base model) on the held-out prompts, cached."""
+        return self.score(self.embeddings(model, sampling))
+
+    def _scored(self, model: Run | None, sampling: Sampling, draw: int) -> Path:
         facts = {"run": model.key if model else "base", "sampling": sampling}
-        _, folder = self._folder("scores", facts)
-        path = folder / "embeddings.pt"
-        if not path.exists():
-            latents = self.generate(model.denoiser if model else self.teacher, sampling)
-            embedded = self._embed(latents)
-            write_atomic(path, lambda temporary: torch.save(embedded, temporary))
-        return self.score(torch.load(path, weights_only=True))
+        return self._folder("scores", facts | ({"draw": draw} if draw else {}))[1]
 
     def score(self, embeddings: Float[Tensor, "n d"], *, with_text: bool = True) -> Scores:
         """Metrics of embedded clips (generated for the held-out prompts) against held-out ones."""

@@ -91,9 +91,9 @@ class Speed(Params):
     """What is timed, and how many clips the best is taken from."""
 
     few_steps: int = 4  # of Presto-S and Presto-LS
-    seconds: float = 10.0  # of the clips that are timed
-    repeats: int = 3  # timings per point, of which the median counts
-    batches: tuple[int, ...] = (1, 4, 16)  # clips at once
+    seconds: float = 5.0  # of the clips whose stages are timed
+    repeats: int = 3  # timings per system, of which the median counts
+    batches: tuple[int, ...] = (1, 4, 16)  # clips at once, of the preset's length
     best_of: tuple[int, ...] = (1, 2, 4, 8, 16)
     prompt: str = "slow jazz with piano and upright bass"
 

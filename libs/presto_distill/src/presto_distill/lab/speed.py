@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import median
 
 import pandas as pd
@@ -52,50 +53,66 @@ def devices(lab: Lab) -> list[str]:
 
 
 def timings(lab: Lab, params: Speed) -> DataFrame:
-    """Median seconds per stage and the real-time factor (higher is faster), for each system,
-    device and batch, stereo where the model has it. Threads and hardware are in the provenance.
-
-    Rounds visit all systems in turn; a first round, not counted, warms up.
-    """
+    """Seconds per stage of one clip of `params.seconds`, for each system and device: medians of
+    rounds that visit all systems in turn. Stereo where the model has it."""
     entries = systems(lab, params)
+    return _timed(lab, params, entries, params.seconds, (1,), params.repeats)
+
+
+def batches(lab: Lab, params: Speed) -> DataFrame:
+    """The same for `params.batches` clips of the preset's length at once, timed once each: of the
+    slowest system and the fastest."""
+    ends = [entry for entry in systems(lab, params) if entry.model in ("base", "Presto-LS")]
+    seconds = lab.preset.frames * lab.codec.hop_length / lab.codec.sample_rate
+    return _timed(lab, params, ends, seconds, params.batches, 1)
+
+
+def _timed(
+    lab: Lab,
+    params: Speed,
+    entries: list[Entry],
+    seconds: float,
+    batches: tuple[int, ...],
+    repeats: int,
+) -> DataFrame:
     stereo = Pipeline.from_pretrained(params.model).stereo
+    pipelines = [pipeline_of(lab, entry.run) for entry in entries]
     laps: dict[tuple, list[dict[str, float]]] = {}
     try:
         for device in devices(lab):
-            pipelines = [pipeline_of(lab, entry.run).to(device) for entry in entries]
-            for pipeline in pipelines:
-                pipeline.stereo = stereo and stereo.to(device)
-            for batch in params.batches:
-                for number in range(params.repeats + (batch == min(params.batches))):
+            for entry, pipeline in zip(entries, pipelines, strict=True):
+                pipeline.stereo = stereo
+                pipeline.to(device)
+                # What only a first call pays is not speed; four steps are enough to pay it.
+                pipeline(params.prompt, seconds=1.0, sampling=replace(entry.sampling, steps=4))
+            for batch in batches:
+                for number in range(repeats):
                     for entry, pipeline in zip(entries, pipelines, strict=True):
                         made = pipeline(
                             [params.prompt] * batch,
-                            seconds=params.seconds,
+                            seconds=seconds,
                             seed=number,
                             sampling=entry.sampling,
                             stereo=stereo is not None,
                         )
-                        if number or batch != min(params.batches):
-                            key = (device, batch, entry.model, entry.sampling.steps)
-                            laps.setdefault(key, []).append(made.stage_seconds)
+                        key = (device, batch, entry.model, entry.sampling.steps)
+                        laps.setdefault(key, []).append(made.stage_seconds)
     finally:
-        for entry in entries:
-            pipeline_of(lab, entry.run).to(lab.device)
+        for pipeline in pipelines:
+            pipeline.to(lab.device)
     rows = []
     for (device, batch, model, steps), times in laps.items():
         stages = {stage: median(lap[stage] for lap in times) for stage in times[0]}
-        total = sum(stages.values())
+        total, audio = sum(stages.values()), seconds * batch
         facts = {"device": device, "batch": batch, "model": model, "steps": steps}
-        audio = {"audio_seconds": params.seconds * batch}
-        factor = {"total": total, "real_time_factor": audio["audio_seconds"] / total}
-        rows.append({**facts, **audio, **stages, **factor})
+        factor = {"total": total, "real_time_factor": audio / total}
+        rows.append({**facts, "audio_seconds": audio, **stages, **factor})
     return DataFrame(rows)
 
 
 def affordable(times: DataFrame, device: str) -> float:
     """How many clips Presto-LS makes, one at a time, while the base model makes one."""
-    rows = times[(times["device"] == device) & (times["batch"] == times["batch"].min())]
-    seconds = rows.set_index("model")["total"]
+    seconds = times[times["device"] == device].set_index("model")["total"]
     return seconds["base"] / seconds["Presto-LS"]
 
 
@@ -124,9 +141,8 @@ def best_of(lab: Lab, params: Speed) -> DataFrame:
     paired = real[[i % len(real) for i in range(lab.preset.samples)]]
 
     draws = range(max(params.best_of))
-    made = [lab.generate(both.run.denoiser, both.sampling, draw=k) for k in draws]
-    latents = torch.stack(made)
-    embedded = torch.stack([_embed(lab, one) for one in made])
+    latents = torch.stack([lab.latents(both.run, both.sampling, draw=k) for k in draws])
+    embedded = torch.stack([lab.embeddings(both.run, both.sampling, draw=k) for k in draws])
     similarity = torch.stack([prompt_similarity(one, wanted) for one in embedded])
 
     def measure(model: str, n: int, clips: Tensor, vectors: Tensor) -> dict:
@@ -142,17 +158,12 @@ def best_of(lab: Lab, params: Speed) -> DataFrame:
         scores |= {"recall": chose.recall, "coverage": chose.coverage}
         return {"model": model, "n": n, "clips": len(clips), **_flat(scores)}
 
-    own = lab.generate(lab.teacher, base.sampling)
-    rows = [measure("base", 1, own, _embed(lab, own))]
+    own = (lab.latents(None, base.sampling), lab.embeddings(None, base.sampling))
+    rows = [measure("base", 1, *own)]
     for n in params.best_of:
         kept = [keep_best(similarity[:n], all_[:n]) for all_ in (latents, embedded)]
         rows.append(measure("Presto-LS", n, *kept))
     return DataFrame(rows)
-
-
-@torch.inference_mode()
-def _embed(lab: Lab, latents: Float[Tensor, "n c t"]) -> Float[Tensor, "n d"]:
-    return torch.cat([lab.embedder.embed(x.to(lab.device)).cpu() for x in latents.split(256)])
 
 
 def _flat(scores: dict[str, Score]) -> dict[str, float]:

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from pandas import DataFrame
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from presto_data import folder_corpus
 from presto_distill.experiment import Lab, Run
@@ -20,7 +21,7 @@ from presto_distill.lab.studies import Entry, quality
 from presto_distill.methods import METHODS
 from presto_distill.presets import Stage
 from presto_distill.trainer import Diverged, Trainer
-from presto_models import Sampling, presto_schedule
+from presto_models import PrestoDenoiser, Sampling, presto_schedule
 from presto_models.blocks import Block
 
 OURS = "Presto-S"
@@ -36,7 +37,7 @@ FEW_STEP = {
 # Judged by Heun's method; trained as the notebook layer_distillation trains them.
 LAYERS = {"Presto-L": ("layers", 0.1), "ASE": ("ase", 0.0)}
 METRICS = ("density", "recall", "coverage")  # higher is better
-BATCH, UPDATES = 4, 4  # clips and updates on which evaluations are counted
+UPDATES = 8  # of one clip each, on which evaluations are counted
 
 
 @contextmanager
@@ -61,17 +62,26 @@ def counted(depth: int) -> Iterator[list[float]]:
 
 def evaluations(lab: Lab, method: str) -> float:
     """Network evaluations that one update of a method takes per clip of its batch: the mean of a
-    few updates, since some methods draw how much they ask of the teacher."""
+    few updates, since some methods draw how much they ask of the teacher.
+
+    A network as deep and much thinner stands in for the teacher: it is called as often.
+    """
+    dit = replace(lab.teacher.config.dit, width=32, heads=2)
+    thin = PrestoDenoiser(replace(lab.teacher.config, dit=dit)).to(lab.device)
+    lab = replace(lab, teacher=thin, preset=replace(lab.preset, frames=8))
     settings = METHODS[method].settings(lab.preset, False)
-    train = replace(settings.train, steps=UPDATES, batch=BATCH, micro_batches=1, seed=lab.seed)
+    train = replace(settings.train, batch=1, micro_batches=1, seed=lab.seed)
     settings = replace(settings, train=train)
     torch.manual_seed(lab.seed)
     plan = METHODS[method].plan(lab, settings, None)
-    trainer = Trainer(plan.make(), train, lab.device)
-    with counted(lab.teacher.depth) as spent:
-        for _ in trainer.run(plan.stream):
-            pass
-    return spent[0] / (UPDATES * BATCH)
+    # The trainer gives moving averages to those who learn from them; nothing is learned here.
+    turns = Trainer(plan.make(), train, lab.device).objective.turns
+    clips, rng = plan.stream(0), torch.Generator(lab.device).manual_seed(lab.seed)
+    with counted(lab.teacher.depth) as spent, torch.no_grad():
+        for turn in [*turns] * UPDATES:
+            batch = tree_map_only(Tensor, lambda leaf: leaf.to(lab.device), next(clips))
+            turn.loss(batch, rng)
+    return spent[0] / UPDATES
 
 
 def costs(lab: Lab) -> DataFrame:

@@ -28,6 +28,8 @@ TYPES = {
     "noise_laws": params.NoiseLaws,
     "nu_weights": params.NuWeights,
     "layer_distillation": params.LayerDistillation,
+    "baselines": params.Baselines,
+    "speed": params.Speed,
     "listening_test": params.ListeningTest,
     "your_own_model": params.YourOwnModel,
 }
@@ -46,6 +48,8 @@ SMALL = {
     "nu_pairs": [[0.0, 0.0], [0.01, 0.005]],
     "nus": [0.0, 0.1],
     "heun_steps": 2,
+    "batches": [1, 2],
+    "best_of": [1, 2],
     "clips": 2,
 }
 

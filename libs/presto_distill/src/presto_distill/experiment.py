@@ -255,9 +255,10 @@ class Lab:
     # ------------------------------------------------------------------ evaluation
 
     def generate(
-        self, denoiser: PrestoDenoiser, sampling: Sampling, *, batch: int = 32
+        self, denoiser: PrestoDenoiser, sampling: Sampling, *, draw: int = 0, batch: int = 32
     ) -> Float[Tensor, "n c t"]:
-        """Latents for the held-out prompts; clip i always starts from the same noise."""
+        """Latents for the held-out prompts; clip i of a draw always starts from the same noise."""
+        seed = self.seed + 1_000_000 * draw  # no two draws share a clip's noise
         pipeline = Pipeline(denoiser, self.codec, self.text, few_step=denoiser.config.few_step)
         shape = (self.codec.channels, self.preset.frames)
         parts = []
@@ -266,22 +267,36 @@ class Lab:
                 rows = slice(first, first + batch)
                 cond = tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows], self.prompts)
                 n = len(cond.tempo)
-                seeds = range(self.seed + first, self.seed + first + n)
+                seeds = range(seed + first, seed + first + n)
                 steps = pipeline.denoise((n, *shape), cond, seeds=seeds, sampling=sampling)
                 parts.append(sample(steps).cpu())
         return torch.cat(parts)
 
+    def latents(
+        self, model: Run | None, sampling: Sampling, *, draw: int = 0
+    ) -> Float[Tensor, "n c t"]:
+        """What `generate` makes of a student (None: the base model), cached."""
+        denoiser = model.denoiser if model else self.teacher
+        path = self._scored(model, sampling, draw) / "latents.pt"
+        return self._kept(path, lambda: self.generate(denoiser, sampling, draw=draw))
+
+    def embeddings(
+        self, model: Run | None, sampling: Sampling, *, draw: int = 0
+    ) -> Float[Tensor, "n d"]:
+        """Embeddings of those latents, cached."""
+        path = self._scored(model, sampling, draw) / "embeddings.pt"
+        if path.exists():  # no need for the latents, which may be gone
+            return torch.load(path, weights_only=True)
+        latents = self.latents(model, sampling, draw=draw)  # before waiting for the same folder
+        return self._kept(path, lambda: self._embed(latents))
+
     def evaluate(self, model: Run | None, sampling: Sampling) -> Scores:
         """All metrics of a student (None: the base model) on the held-out prompts, cached."""
+        return self.score(self.embeddings(model, sampling))
+
+    def _scored(self, model: Run | None, sampling: Sampling, draw: int) -> Path:
         facts = {"run": model.key if model else "base", "sampling": sampling}
-        _, folder = self._folder("scores", facts)
-        path = folder / "embeddings.pt"
-        with self._alone(path):
-            if not path.exists():
-                latents = self.generate(model.denoiser if model else self.teacher, sampling)
-                embedded = self._embed(latents)
-                write_atomic(path, lambda temporary: torch.save(embedded, temporary))
-        return self.score(torch.load(path, weights_only=True))
+        return self._folder("scores", facts | ({"draw": draw} if draw else {}))[1]
 
     def score(self, embeddings: Float[Tensor, "n d"], *, with_text: bool = True) -> Scores:
         """Metrics of embedded clips (generated for the held-out prompts) against held-out ones."""
@@ -322,6 +337,14 @@ class Lab:
             return
         with claimed(made.parent / "lock", wait=True):
             yield
+
+    def _kept(self, path: Path, make: Callable[[], Tensor]) -> Tensor:
+        """The tensor in `path`, made by the first process that asks for it."""
+        with self._alone(path):
+            if not path.exists():
+                made = make()
+                write_atomic(path, lambda temporary: torch.save(made, temporary))
+        return torch.load(path, weights_only=True)
 
     def _folder(self, kind: str, facts: dict[str, Any]) -> tuple[str, Path]:
         """The folder of a run, named by everything its result depends on."""

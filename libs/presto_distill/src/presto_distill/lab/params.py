@@ -130,6 +130,27 @@ class LayerDistillation(Params):
 
 
 @dataclass(frozen=True)
+class Baselines(Params):
+    """How rivals are sampled, and folders of clips that other systems made."""
+
+    steps: tuple[int, ...] = (1, 2, 4)  # of few-step systems
+    heun_steps: int = 8  # of Presto-L and ASE
+    others: tuple[tuple[str, str], ...] = ()  # pairs (name, folder)
+
+
+@dataclass(frozen=True)
+class Speed(Params):
+    """What is timed, and how many clips the best is taken from."""
+
+    few_steps: int = 4  # of Presto-S and Presto-LS
+    seconds: float = 5.0  # of the clips whose stages are timed
+    repeats: int = 3  # timings per system, of which the median counts
+    batches: tuple[int, ...] = (1, 4, 16)  # clips at once, of the preset's length
+    best_of: tuple[int, ...] = (1, 2, 4, 8, 16)
+    prompt: str = "slow jazz with piano and upright bass"
+
+
+@dataclass(frozen=True)
 class ListeningTest(Params):
     """The clips to rate, and where raters' files lie."""
 
@@ -187,7 +208,10 @@ def _injected() -> list[str]:
 
 
 def _like(default: Any, value: Any, name: str) -> Any:
-    """`value` with the type of `default`: lists become tuples, whole numbers floats."""
+    """`value` with the type of `default`: lists become tuples, whole numbers floats. An empty
+    tuple stands for pairs of words, of which there may be none."""
+    if default == ():
+        return () if value in ([], ()) else _like((("name", "folder"),), value, name)
     if isinstance(default, tuple) and isinstance(value, list | tuple) and value:
         return tuple(_like(default[0], item, name) for item in value)
     if isinstance(default, float) and type(value) is int:

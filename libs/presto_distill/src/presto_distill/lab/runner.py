@@ -31,6 +31,8 @@ NOTEBOOKS = (
     "noise_laws",
     "nu_weights",
     "layer_distillation",
+    "baselines",
+    "speed",
     "listening_test",
     "your_own_model",
 )

@@ -3,4 +3,4 @@
 from pathlib import Path
 
 if Path("notebooks/start.ipynb").is_file() and Path("libs/presto_distill").is_dir():
-    get_config().LabApp.default_url = "/lab/tree/notebooks/start.ipynb"  # noqa: F821
+    get_config().LabApp.default_url = "/lab/tree/notebooks/start.ipynb"

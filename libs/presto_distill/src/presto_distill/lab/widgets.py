@@ -77,9 +77,9 @@ def explore(pipelines: dict[str, Pipeline], *, prompt: str, seconds: float = 5.0
     from presto_models import Sampling
 
     names, half = list(pipelines), w.Layout(width="50%")
-    wide = {"description_width": "90px"}
+    wide = {"description_width": "100px"}
     text = w.Text(value=prompt, description="prompt", layout=w.Layout(width="600px"))
-    tempo = w.IntSlider(value=0, min=0, max=200, description="tempo, 0: any", style=wide)
+    tempo = w.IntSlider(value=0, min=0, max=200, description="bpm (0: any)", style=wide)
     steps = w.IntSlider(value=4, min=1, max=40, description="steps")
     # Steps so small that the slider can stand at 7.
     rho = w.FloatLogSlider(value=7.0, min=0, max=3, step=0.001, description="rho")

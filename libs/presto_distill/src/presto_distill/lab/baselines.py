@@ -190,7 +190,7 @@ def panel(table: DataFrame) -> Figure:
             colour = colour_of(row["model"], i)
             ax.errorbar(value, i, xerr=error, fmt="o", color=colour, capsize=3)
         ax.set(xlabel=f"{metric} (higher is better)")
-        ax.set_xlim(left=0)
+        ax.set_xlim(left=-0.03 * ax.get_xlim()[1])
     axes[0].set_yticks(range(len(table)), [label(row) for row in table.itertuples()])
     axes[0].set_ylim(len(table) - 0.4, -0.6)
     return fig

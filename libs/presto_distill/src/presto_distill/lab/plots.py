@@ -72,11 +72,19 @@ def quality_by_steps(quality: DataFrame, bounds: DataFrame, *, reference: int) -
     fig, ax = canvas(height=4.2)
     few_steps = quality["solver"] == "few-step"
     few = quality[few_steps | ((quality["model"] == "base") & (quality["steps"] < reference))]
-    ends = []
+    ends, middle = [], (few["model"].nunique() - 1) / 2
     for i, (model, rows) in enumerate(few.groupby("model", sort=False)):
         rows, colour = rows.sort_values("steps"), colour_of(model, i)
-        _errorbars(ax, rows["steps"], rows, colour, line=True)
-        ends.append((rows["steps"].iloc[-1], rows["frechet_distance"].iloc[-1], model, colour))
+        # Side by side, or intervals of equal steps would hide each other.
+        _errorbars(ax, rows["steps"] * 1.03 ** (i - middle), rows, colour, line=True)
+        ends.append(
+            (
+                rows["steps"].iloc[-1] * 1.03**middle,
+                rows["frechet_distance"].iloc[-1],
+                model,
+                colour,
+            )
+        )
     base = quality[(quality["model"] == "base") & (quality["steps"] == reference)].iloc[0]
     real = bounds[bounds["model"] == "real clips"].iloc[0]
     level(ax, base, f"base, {reference} Heun steps", OF_MODEL["base"], "--")

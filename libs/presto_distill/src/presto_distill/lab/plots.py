@@ -77,14 +77,8 @@ def quality_by_steps(quality: DataFrame, bounds: DataFrame, *, reference: int) -
         rows, colour = rows.sort_values("steps"), colour_of(model, i)
         # Side by side, or intervals of equal steps would hide each other.
         _errorbars(ax, rows["steps"] * 1.03 ** (i - middle), rows, colour, line=True)
-        ends.append(
-            (
-                rows["steps"].iloc[-1] * 1.03**middle,
-                rows["frechet_distance"].iloc[-1],
-                model,
-                colour,
-            )
-        )
+        last = rows.iloc[-1]
+        ends.append((last["steps"] * 1.03**middle, last["frechet_distance"], model, colour))
     base = quality[(quality["model"] == "base") & (quality["steps"] == reference)].iloc[0]
     real = bounds[bounds["model"] == "real clips"].iloc[0]
     level(ax, base, f"base, {reference} Heun steps", OF_MODEL["base"], "--")

@@ -26,6 +26,16 @@ def test_evaluations_count_the_blocks_that_run(tiny_denoiser, tiny_condition):
     assert spent[0] == 3.5  # closed
 
 
+def test_a_rival_that_hardly_trained_can_win_but_not_lose():
+    def row(value: float) -> pd.Series:
+        names = ("frechet_distance", "frechet_distance_low", "frechet_distance_high")
+        return pd.Series(dict.fromkeys(names, value))
+
+    assert baselines.beats(row(1.0), row(2.0), updates=10) is True
+    assert baselines.beats(row(1.0), row(2.0), updates=9) is None
+    assert baselines.beats(row(2.0), row(1.0), updates=1) is False
+
+
 def test_the_panel_names_systems_and_says_who_diverged():
     row = {name + end: 0.5 for name in baselines.METRICS for end in ("", "_low", "_high")}
     rows = [

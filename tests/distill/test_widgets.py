@@ -80,7 +80,7 @@ def test_budget_map_shows_what_runs():
 
 def test_waveform_above_spectrogram():
     fig = plots.waveform(torch.linspace(-1, 1, 44_100), sample_rate=44_100, title="ramp")
-    below, wave = fig.axes[0], fig.axes[0].child_axes[0]
+    wave, below, _ = fig.axes
     assert wave.get_title(loc="left") == "ramp" and wave.get_ylabel() == "level"
     assert below.get_xlabel() == "seconds" and below.get_xlim() == wave.get_xlim()
 

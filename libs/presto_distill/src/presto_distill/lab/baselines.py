@@ -10,14 +10,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from pandas import DataFrame
+from pandas import DataFrame, Series
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_data import folder_corpus
 from presto_distill.experiment import Lab, Run
 from presto_distill.lab.plots import canvas, colour_of
-from presto_distill.lab.studies import Entry, quality
+from presto_distill.lab.studies import Entry, below, quality
 from presto_distill.methods import METHODS
 from presto_distill.presets import Stage
 from presto_distill.trainer import Diverged, Trainer
@@ -37,6 +37,7 @@ FEW_STEP = {
 # Judged by Heun's method; trained as the notebook layer_distillation trains them.
 LAYERS = {"Presto-L": ("layers", 0.1), "ASE": ("ase", 0.0)}
 METRICS = ("density", "recall", "coverage")  # higher is better
+FEWEST = 10  # updates below which a rival has hardly left its teacher; our rule
 UPDATES = 8  # of one clip each, on which evaluations are counted
 
 
@@ -68,7 +69,7 @@ def evaluations(lab: Lab, method: str) -> float:
     """
     dit = replace(lab.teacher.config.dit, width=32, heads=2)
     thin = PrestoDenoiser(replace(lab.teacher.config, dit=dit)).to(lab.device)
-    lab = replace(lab, teacher=thin, preset=replace(lab.preset, frames=8))
+    lab = replace(lab, teacher=thin)
     settings = METHODS[method].settings(lab.preset, False)
     train = replace(settings.train, batch=1, micro_batches=1, seed=lab.seed)
     settings = replace(settings, train=train)
@@ -110,7 +111,9 @@ def train_all(lab: Lab, costs: DataFrame) -> dict[str, Run | Diverged]:
     budgets = presto_schedule(lab.teacher.depth).budgets
     runs: dict[str, Run | Diverged] = {}
     for system, method in FEW_STEP.items():
-        train = replace(stage_of(lab, method), steps=updates[system])
+        stage, n = stage_of(lab, method), updates[system]
+        # A warm-up meant for more updates would leave a short run its teacher.
+        train = replace(stage, steps=n, warmup=min(stage.warmup, n // 10))
         runs[system] = _tried(lab, method, train=train)
     for system, (method, nu) in LAYERS.items():
         train = lab.preset.ablation_layers
@@ -142,6 +145,13 @@ def compare(lab: Lab, costs: DataFrame, *, steps: tuple[int, ...], heun_steps: i
                 lost.append({**facts, "diverged": str(run)})
     table = quality(lab, entries).assign(diverged="")
     return pd.concat([table, DataFrame(lost)], ignore_index=True) if lost else table
+
+
+def beats(ours: Series, rival: Series, *, updates: int) -> bool | None:
+    """Whether our row has the lower Fréchet distance (None: intervals overlap). A rival that had
+    fewer than `FEWEST` updates can win, but not lose."""
+    won = below(ours, rival)
+    return None if won and updates < FEWEST else won
 
 
 @torch.inference_mode()
@@ -180,7 +190,7 @@ def panel(table: DataFrame) -> Figure:
             colour = colour_of(row["model"], i)
             ax.errorbar(value, i, xerr=error, fmt="o", color=colour, capsize=3)
         ax.set(xlabel=f"{metric} (higher is better)")
-        ax.set_xlim(left=0)
+        ax.set_xlim(left=-0.03 * ax.get_xlim()[1])
     axes[0].set_yticks(range(len(table)), [label(row) for row in table.itertuples()])
     axes[0].set_ylim(len(table) - 0.4, -0.6)
     return fig

@@ -12,6 +12,7 @@ import seaborn as sns
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from pandas import DataFrame
@@ -71,11 +72,19 @@ def quality_by_steps(quality: DataFrame, bounds: DataFrame, *, reference: int) -
     fig, ax = canvas(height=4.2)
     few_steps = quality["solver"] == "few-step"
     few = quality[few_steps | ((quality["model"] == "base") & (quality["steps"] < reference))]
-    ends = []
+    ends, middle = [], (few["model"].nunique() - 1) / 2
     for i, (model, rows) in enumerate(few.groupby("model", sort=False)):
         rows, colour = rows.sort_values("steps"), colour_of(model, i)
-        _errorbars(ax, rows["steps"], rows, colour, line=True)
-        ends.append((rows["steps"].iloc[-1], rows["frechet_distance"].iloc[-1], model, colour))
+        # Side by side, or intervals of equal steps would hide each other.
+        _errorbars(ax, rows["steps"] * 1.03 ** (i - middle), rows, colour, line=True)
+        ends.append(
+            (
+                rows["steps"].iloc[-1] * 1.03**middle,
+                rows["frechet_distance"].iloc[-1],
+                model,
+                colour,
+            )
+        )
     base = quality[(quality["model"] == "base") & (quality["steps"] == reference)].iloc[0]
     real = bounds[bounds["model"] == "real clips"].iloc[0]
     level(ax, base, f"base, {reference} Heun steps", OF_MODEL["base"], "--")
@@ -202,18 +211,8 @@ def spectrograms(
     fig, axes = canvas(columns, width=min(10.5, 3.4 * columns), height=3.2, sharey=True)
     axes = axes if isinstance(axes, list) else [axes]
     for ax, (name, audio) in zip(axes, clips.items(), strict=True):
-        levels, times, hertz = _log_spectrogram(audio[: round(seconds * sample_rate)], sample_rate)
-        mesh = ax.pcolormesh(
-            times, hertz, levels, cmap="magma", vmin=-80, vmax=0, rasterized=True, shading="nearest"
-        )
-        ax.set(yscale="log", xlabel="seconds")
+        mesh = _spectrogram(ax, audio[: round(seconds * sample_rate)], sample_rate)
         ax.set_title(name)
-        ax.grid(visible=False)
-        ax.set_yticks([50, 100, 200, 500, 1000, 2000, 5000, 10000])
-        ax.yaxis.set_major_formatter(
-            FuncFormatter(lambda hz, _: f"{hz:g}" if hz < 1000 else f"{hz / 1000:g}k")
-        )
-        ax.yaxis.set_minor_locator(NullLocator())
     axes[0].set_ylabel("frequency (Hz)")
     fig.colorbar(mesh, ax=axes, label="dB below the loudest", pad=0.01)
     return fig
@@ -221,20 +220,35 @@ def spectrograms(
 
 def waveform(audio: Float[Tensor, " s"], *, sample_rate: int, title: str = "") -> Figure:
     """A clip's waveform above its spectrogram, on one axis of seconds."""
-    fig = spectrograms({title: audio}, sample_rate=sample_rate, seconds=len(audio) / sample_rate)
-    fig.set_size_inches(5.4, 4.2)
-    below = fig.axes[0]
-    below.set_title("")
-    fig.axes[1].set_ylabel("dB")
-    wave = below.inset_axes((0, 1.06, 1, 0.4), sharex=below)
+    fig, _ = canvas(width=5.4, height=4.4)
+    fig.clear()
+    wave, below = fig.subplots(2, 1, sharex=True, height_ratios=(1, 3))
     hop = max(1, len(audio) // 2000)  # a pixel is many samples: draw their extremes
     parts = audio[: len(audio) // hop * hop].detach().cpu().view(-1, hop)
     times = torch.arange(len(parts)) * hop / sample_rate
     low, high = parts.amin(1).numpy(), parts.amax(1).numpy()
     wave.fill_between(times.numpy(), low, high, color=COLOURS[0], lw=0.3)
     wave.set(ylim=(-1, 1), title=title, ylabel="level")
-    wave.tick_params(labelbottom=False)
+    mesh = _spectrogram(below, audio, sample_rate)
+    below.set(ylabel="frequency (Hz)", xlim=(0, len(audio) / sample_rate))
+    fig.colorbar(mesh, ax=[wave, below], label="dB below the loudest", pad=0.01)
     return fig
+
+
+def _spectrogram(ax: Axes, audio: Float[Tensor, " s"], sample_rate: int) -> QuadMesh:
+    """One spectrogram with its axes; returns what a colour bar needs."""
+    levels, times, hertz = _log_spectrogram(audio, sample_rate)
+    mesh = ax.pcolormesh(
+        times, hertz, levels, cmap="magma", vmin=-80, vmax=0, rasterized=True, shading="nearest"
+    )
+    ax.set(yscale="log", xlabel="seconds")
+    ax.grid(visible=False)
+    ax.set_yticks([50, 100, 200, 500, 1000, 2000, 5000, 10000])
+    ax.yaxis.set_major_formatter(
+        FuncFormatter(lambda hz, _: f"{hz:g}" if hz < 1000 else f"{hz / 1000:g}k")
+    )
+    ax.yaxis.set_minor_locator(NullLocator())
+    return mesh
 
 
 def _log_spectrogram(audio: Tensor, sample_rate: int, *, bands: int = 240) -> tuple:

@@ -116,7 +116,7 @@ def health_panel(table: DataFrame) -> Figure:
     sns.set_theme(style="whitegrid", palette=COLOURS, rc=THEME)
     height = 0.6 + 2.7 * math.ceil(len(asked) / 2)
     fig = Figure(figsize=(10.5, height), layout="constrained")
-    axes = fig.subplots(math.ceil(len(asked) / 2), 2, squeeze=False).flat
+    axes = list(fig.subplots(math.ceil(len(asked) / 2), 2, squeeze=False).flat)
     for ax, (title, measures) in zip(axes, asked.items(), strict=False):
         for measure, style in zip(measures, ("-", "--"), strict=False):
             _by_noise(ax, table[table["measure"] == measure], measure, style)
@@ -128,7 +128,7 @@ def health_panel(table: DataFrame) -> Figure:
                 loc="upper left", bbox_to_anchor=(1.0, 1.0),
             )  # fmt: skip
         sns.despine(ax=ax)
-    for ax in list(axes)[len(asked) :]:
+    for ax in axes[len(asked) :]:
         ax.remove()
     for ax in fig.axes[-2:]:
         ax.set_xlabel("updates")

@@ -26,7 +26,7 @@ from presto_models import Pipeline, Sampling
 STAGES = {"text": COLOURS[4], "denoise": COLOURS[0], "decode": COLOURS[2], "stereo": COLOURS[3]}
 MEASURES = {
     "similarity": "similarity to the prompt\n(the embedder that chose)",
-    "likeness": "likeness to the held-out clip of the prompt\n(latent statistics)",
+    "likeness": "likeness to the prompt's real clip\n(latent statistics)",
     "frechet": "Fréchet distance\n(the embedder that chose)",
     "frechet_statistics": "Fréchet distance\n(latent statistics)",
 }
@@ -216,14 +216,14 @@ def throughput(times: DataFrame) -> Figure:
     ax.set_ylabel("seconds of audio per second\n(higher is faster)")
     ax.set_xticks(batches, [f"{batch:g}" for batch in batches])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlim(batches[0] * 0.8, batches[-1] * 2.4)
+    ax.set_xlim(batches[0] * 0.8, batches[-1] * (batches[-1] / batches[0]) ** 0.3 * 1.2)
     plain_log(ax)
     return fig
 
 
 def best_of_panel(table: DataFrame, *, equal: float) -> Figure:
     """Four measures against n, the base model as a band, and a line at the n of equal time."""
-    fig, axes = canvas(4, width=12.5, height=3.6)
+    fig, axes = canvas(4, width=13.0, height=3.6)
     base, few = table[table["model"] == "base"].iloc[0], table[table["model"] == "Presto-LS"]
     for ax, (name, title) in zip(axes, MEASURES.items(), strict=True):
         error = [few[name] - few[f"{name}_low"], few[f"{name}_high"] - few[name]]

@@ -76,11 +76,13 @@ def explore(pipelines: dict[str, Pipeline], *, prompt: str, seconds: float = 5.0
     from presto_distill.lab import plots
     from presto_models import Sampling
 
-    names = list(pipelines)
+    names, half = list(pipelines), w.Layout(width="50%")
+    wide = {"description_width": "100px"}
     text = w.Text(value=prompt, description="prompt", layout=w.Layout(width="600px"))
-    tempo = w.IntSlider(value=0, min=0, max=200, description="tempo (0: any)")
+    tempo = w.IntSlider(value=0, min=0, max=200, description="bpm (0: any)", style=wide)
     steps = w.IntSlider(value=4, min=1, max=40, description="steps")
-    rho = w.FloatLogSlider(value=7.0, base=10, min=0, max=3, description="rho")
+    # Steps so small that the slider can stand at 7.
+    rho = w.FloatLogSlider(value=7.0, min=0, max=3, step=0.001, description="rho")
     seed = w.IntSlider(value=0, min=0, max=99, description="seed")
     button = w.Button(description="Make it", button_style="primary")
     sides = [
@@ -111,7 +113,7 @@ def explore(pipelines: dict[str, Pipeline], *, prompt: str, seconds: float = 5.0
 
     button.on_click(make)
     knobs = [text, w.HBox([tempo, steps]), w.HBox([rho, seed]), button]
-    display(w.VBox([*knobs, w.HBox([w.VBox(side) for side in sides])]))
+    display(w.VBox([*knobs, w.HBox([w.VBox(side, layout=half) for side in sides])]))
 
 
 def edit_budgets(schedule: LayerSchedule, depth: int) -> list[int]:

@@ -133,9 +133,10 @@ def _claims(rows: list[dict[str, Any]], seeds: list[str]) -> str:
     note = (
         "<p class='small'>Below each mean effect its 95 % t-interval over seeds. A claim holds "
         "where that interval lies above 0 and does not where it lies below; claims of “equal or "
-        "better” hold unless it lies below. Effects are positive where they speak for the claim. "
-        "Without an effect for every seed, seeds must agree. A claim that fails for one small "
-        "model may hold at the paper's scale, and the other way round. ✓ held, ✗ did not hold, "
+        "better” hold unless it lies below, which with few seeds and a wide interval says "
+        "little: look at the mean. Effects are positive where they speak for the claim. Without an "
+        "effect for every seed, seeds must agree. A claim that fails for one small model "
+        "may hold at the paper's scale, and the other way round. ✓ held, ✗ did not hold, "
         "· not decided, – not run.</p>"
     )
     body = grid(head, cells) + note if cells else "<p>None.</p>"

@@ -75,7 +75,7 @@ def test_budget_map_shows_what_runs():
     assert run.sum(0).tolist() == [8, 6, 3]
     assert run[:, 2].tolist() == [1, 1, 0, 0, 0, 0, 0, 1]  # the last block is kept
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("noise level", "block")
-    assert ax.get_title(loc="left") == "3.0 of 8 blocks on average: 2.67 × faster denoising"
+    assert ax.get_title(loc="left") == "3.0 of 8 blocks on average promise 2.67 × faster denoising"
 
 
 def test_waveform_above_spectrogram():

@@ -84,7 +84,7 @@ def budget_map(schedule: LayerSchedule, depth: int, *, heun_steps: int = 40) -> 
     ax.set(xlabel="noise level", ylabel="block", ylim=(0, depth))
     ax.grid(visible=False)
     mean = mean_budget(schedule, heun_steps)
-    text = f"{mean:.1f} of {depth} blocks on average: {depth / mean:.2f} × faster denoising"
+    text = f"{mean:.1f} of {depth} blocks on average promise {depth / mean:.2f} × faster denoising"
     ax.set_title(text, pad=22)
     return fig
 

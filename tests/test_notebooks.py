@@ -12,10 +12,12 @@ from presto_distill.lab.report import write_report
 from presto_distill.lab.runner import (
     NOTEBOOKS,
     START,
+    choose_notebooks,
     find_notebooks,
     parameter_names,
     run_notebooks,
 )
+from presto_distill.presets import preset
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 TYPES = {
@@ -191,6 +193,11 @@ def test_same_seed_and_machine_same_tables(smoke, model, tmp_path):
     mine = {name: SMALL[name] for name in ("nus", "heun_steps")}
     run_small(["layer_distillation"], model, tmp_path, parameters=mine)
     assert tables(tmp_path) == tables(smoke, "layer_distillation-*") != {}
+
+
+def test_the_quick_preset_names_notebooks_that_exist():
+    names = preset("quick").notebooks
+    assert list(names) == choose_notebooks(names)  # in running order, too
 
 
 def test_unknown_names_are_refused_before_anything_runs(tmp_path):

@@ -44,7 +44,21 @@ class Preset:
     # Of the teacher inside distillation. Published: 4.5. Ours for the bundled model: single trials
     # during development put few-step samples closest to real clips without guidance.
     guidance_scale: float = 1.0
+    notebooks: tuple[str, ...] = ()  # that `presto reproduce` runs if none is named; empty: all
 
+
+# The main study and the paper's ablations; the others run by name or in larger presets.
+QUICK_NOTEBOOKS = (
+    "00_tour",
+    "data_and_augmentation",
+    "combined_acceleration",
+    "fake_score_updates",
+    "noise_laws",
+    "nu_weights",
+    "layer_distillation",
+    "listening_test",
+    "your_own_model",
+)
 
 # Distillation of the small bundled model in minutes. Our defaults: the published learning rates
 # (5e-7 for steps, 8e-5 for layers) belong to tens of thousands of iterations.
@@ -93,6 +107,7 @@ def quick() -> Preset:
         layers=SMALL_LAYERS,
         ablation_steps=SMALL_STEPS_FROM_BASE,
         ablation_layers=replace(SMALL_LAYERS, steps=24),
+        notebooks=QUICK_NOTEBOOKS,
     )
 
 
@@ -101,6 +116,7 @@ def cpu() -> Preset:
     return replace(
         quick(),
         name="cpu",
+        notebooks=(),
         clips=1024,
         samples=128,
         warm_start=replace(SMALL_WARM_START, steps=150),
@@ -118,6 +134,7 @@ def gpu() -> Preset:
     return replace(
         quick(),
         name="gpu",
+        notebooks=(),
         clips=8192,
         held_out=1024,
         clip_seconds=10.0,

@@ -26,7 +26,8 @@ def reproduce(
     """Distill the bundled base model in layers, steps and both; measure, draw, report.
 
     Args:
-        notebooks: Names of notebooks to run; all of them by default.
+        notebooks: Names of notebooks to run; by default all, in the preset quick those that fit
+            into its minutes.
         preset: smoke, quick, cpu, gpu or a100_paper.
         seed: Of data, training and sampling; a preset of several seeds counts on from it.
         jobs: Notebooks to run at a time; they share the cores.
@@ -53,6 +54,7 @@ def reproduce(
         return draw(chosen, stored, out, model, **how)
     size = find_preset(preset)
     check_gpu(size)
+    chosen = choose_notebooks(notebooks or size.notebooks)
     out = out or Path("runs") / (preset if audio is None else f"{preset}-{audio.name}")
     failures = []
     for number in size.seeds:

@@ -25,7 +25,7 @@ def rng(seed: int = 0) -> torch.Generator:
 @pytest.fixture
 def objective(tiny_denoiser):
     def build(schedule: LayerSchedule, **changes) -> PrestoL:
-        cfg = PrestoLConfig(**changes)
+        cfg = PrestoLConfig(**{"taught": 1.0, **changes})
         return PrestoL(tiny_denoiser(), null_condition, schedule, cfg, depth=DEPTH)
 
     return build

@@ -72,7 +72,9 @@ class Results:
         if not (folder / file).exists():
             held = ", ".join(sorted(p.stem for p in folder.glob(f"{self.notebook}-*.parquet")))
             raise ValueError(f"{folder} has no {file}, only: {held or 'nothing of this notebook'}")
-        return self.save_table(pd.read_parquet(folder / file), name)
+        body = (folder / file).read_bytes()  # the same file, not one written anew
+        write_atomic(self._path("tables", name, "parquet"), lambda to: to.write_bytes(body))
+        return pd.read_parquet(folder / file)
 
     @property
     def source(self) -> str:

@@ -128,13 +128,15 @@ class Lab:
         return both[rows[rows % 5 != 0]], both[rows[rows % 5 == 0]], source
 
     def _encode(self, corpus: Corpus) -> LatentSet:
-        shards = encode_corpus(
-            corpus,
-            lambda audio: self.codec.encode(audio.to(self.device)),
-            self.out / "latents",
-            key={"codec": self.codec_digest},
-            hop_length=self.codec.hop_length,
-        )
+        # In full precision, whoever asks first: data must not depend on it.
+        with autocast(self.device, "float32"):
+            shards = encode_corpus(
+                corpus,
+                lambda audio: self.codec.encode(audio.to(self.device)),
+                self.out / "latents",
+                key={"codec": self.codec_digest},
+                hop_length=self.codec.hop_length,
+            )
         for name, reason in shards.problems:
             print(f"left out {name}: {reason}", file=sys.stderr)
         return shards.load()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from presto_distill.lab import params, runner
+from presto_distill.lab.execute import Task, execute
 from presto_distill.lab.report import write_report
 from presto_distill.lab.runner import (
     NOTEBOOKS,
@@ -74,7 +75,7 @@ def test_the_start_page_links_every_notebook_and_runs_headless(tmp_path):
     assert sorted(re.findall(r"\]\((\w+)\.ipynb\)", text)) == sorted(NOTEBOOKS)
 
     copy = tmp_path / "start.ipynb"
-    assert runner._execute(FOLDER / f"{START}.ipynb", copy, {}, None) is None
+    assert execute(Task(FOLDER / f"{START}.ipynb", copy, {})) is None
     shown = copy.read_text()
     assert "bundled model" in shown and "Make it" not in shown
 

@@ -5,10 +5,10 @@
 
 Every variant starts from the bundled base model (16 blocks), obeys Presto-L's schedule, so that
 the block count is equal at every noise level, and meets the same clips and noise. The variants
-change one thing at a time on the way from ASE to Presto-L, whose default teaches a quarter of the
-samples. The loss is measured on held-out clips at one noise level per bin of the schedule, with the
-same noise for all; the scale is the root mean square of the hidden state entering the output head,
-over the base model's at full depth. Averages of the weights (decay 0.95), constant rate 3e-4.
+change one thing at a time on the way from ASE to Presto-L, whose default teaches in a quarter of
+the steps. The loss is measured on held-out clips at one noise level per bin of the schedule, with
+the same noise for all; the scale is the root mean square of the hidden state entering the output
+head, over the base model's at full depth. Averages of the weights (decay 0.95), constant rate 3e-4.
 """
 
 import time
@@ -47,8 +47,8 @@ VARIANTS = {
     "ASE: tail dropped": Variant("tail", False, 0.0),
     "+ budget embedding": Variant("tail", True, 0.0),
     "+ last block kept": Variant("shifted", True, 0.0),
-    "+ self-teacher of all samples": Variant("shifted", True, 0.1),
-    "… of a quarter = Presto-L": Variant("shifted", True, 0.1, 0.25),
+    "+ self-teacher in every step": Variant("shifted", True, 0.1),
+    "… in a quarter = Presto-L": Variant("shifted", True, 0.1, 0.25),
 }
 LENGTHS = (6, 12, 25, 50, 100, 200, 400, 800)
 

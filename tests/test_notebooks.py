@@ -25,6 +25,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 TYPES = {
     "00_tour": params.Tour,
     "data_and_augmentation": params.DataAndAugmentation,
+    "autoencoder": params.Autoencoder,
     "combined_acceleration": params.CombinedAcceleration,
     "samplers": params.Samplers,
     "base_model": params.BaseModel,
@@ -41,6 +42,7 @@ TYPES = {
 SMALL = {
     "steps": [1, 4],
     "evaluations": [1, 3],
+    "iterations": [0, 2],
     "levels": 3,
     "solver_steps": 2,
     "cfg_pp_scales": [0.8],

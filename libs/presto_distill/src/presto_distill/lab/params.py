@@ -60,15 +60,20 @@ class Tour(Params):
 
 
 @dataclass(frozen=True)
+class Autoencoder(Params):
+    """How held-out clips make the round trip."""
+
+    clips: int = 24
+    iterations: tuple[int, ...] = (0, 4, 16, 64)  # of Griffin-Lim; 16 are the codec's own
+    sigmas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5)  # of noise in the latent
+
+
+@dataclass(frozen=True)
 class Samplers(Params):
     """Solvers of the base model, and the spacings rho that base and generator are sampled with."""
 
     solvers: tuple[str, ...] = ("euler", "heun", "dpmpp_2m", "dpmpp_2s")
-    evaluations: tuple[int, ...] = (
-        3,
-        5,
-        9,
-    )  # of the base model per clip, a guided one counted once
+    evaluations: tuple[int, ...] = (3, 5, 9)  # of the base model per clip, a guided one once
     rhos: tuple[float, ...] = (7.0, 1000.0)  # the first with all evaluations, the others at most
     steps: tuple[int, ...] = (1, 2, 4, 8)  # of the few-step generator
     prompt: str = "slow jazz with piano and upright bass"  # of the clips to look at

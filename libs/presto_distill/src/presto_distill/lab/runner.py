@@ -24,6 +24,7 @@ KINDS = ("figures", "tables", "verdicts", "audio")
 NOTEBOOKS = (
     "00_tour",
     "data_and_augmentation",
+    "autoencoder",
     "base_model",
     "combined_acceleration",
     "samplers",

@@ -20,7 +20,6 @@ from presto_data import Clip, folder_corpus, synthetic_corpus
 from presto_distill import losses
 from presto_distill.experiment import Lab, Run
 from presto_distill.lab.params import Params
-from presto_distill.metrics.music import chroma, chroma_correlation
 from presto_distill.trainer import Diverged
 from presto_models import LogNormal, Pipeline, PrestoDenoiser, Sampling, presto_schedule
 from presto_models.conditioning import Condition
@@ -79,15 +78,6 @@ def example_clip(lab: Lab, params: Params, number: int) -> Clip:
         return corpus[5 * number % len(corpus)]  # the lab holds out every fifth
     seconds = lab.preset.clip_seconds
     return synthetic_corpus(number + 1, seed=lab.seed + 1000, seconds=seconds)[number]
-
-
-def roundtrip(lab: Lab, clip: Clip) -> tuple[Float[Tensor, " s"], float]:
-    """What the codec makes of a clip's mono mid, and the chroma correlation of the two."""
-    audio = clip.mono().audio
-    with torch.inference_mode():
-        decoded = lab.codec.decode(lab.codec.encode(audio.to(lab.device))).cpu()
-    decoded = decoded[0, : audio.shape[1]]
-    return decoded, chroma_correlation(chroma(audio[0]), chroma(decoded))
 
 
 def explorable(lab: Lab, runs: dict[str, Run | None]) -> dict[str, Pipeline]:

@@ -32,8 +32,8 @@ class PrestoLConfig:
     # What is compared: the hidden state entering the output head, as the head's layer norm sees
     # it or raw, or the denoised outputs.
     compare: Literal["state", "raw_state", "output"] = "state"
-    # Share of the shortened samples taught in a step, weighed up for the rest. A full pass of all
-    # of them takes back what dropping blocks saves (docs/results.md).
+    # Share of the steps that teach, weighed up for the rest. A full pass in every step takes back
+    # what dropping blocks saves (docs/results.md).
     taught: float = 0.25
     condition_dropout: float = 0.1
     sigma_data: float = SIGMA_DATA
@@ -76,19 +76,11 @@ class PrestoL:
 
         # A network at full depth teaches what the dropped pass should have come to.
         if cfg.nu:
-            distance = full_depth_distance(
-                self._teacher(),
-                dropped,
-                noised,
-                sigma,
-                cond,
-                budget,
-                depth=self.depth,
-                compare=cfg.compare,
-                taught=cfg.taught,
-                rng=rng,
-            )
-            terms["self_teacher"] = cfg.nu * distance.mean()
+            terms["self_teacher"] = sigma.new_zeros(())
+            if torch.rand((), generator=rng, device=rng.device) < cfg.taught:
+                call = (self._teacher(), dropped, noised, sigma, cond, budget)
+                distance = full_depth_distance(*call, depth=self.depth, compare=cfg.compare)
+                terms["self_teacher"] = cfg.nu / cfg.taught * distance.mean()
         return terms
 
     def _teacher(self) -> nn.Module:
@@ -108,30 +100,22 @@ def full_depth_distance(
     *,
     depth: int,
     compare: str = "state",
-    taught: float = 1.0,
-    rng: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
     """Per sample, how far a dropped pass (output, hidden state) is from the teacher's full one.
 
     Samples that dropped nothing would teach themselves: they cost no second pass and count as 0.
-    Of the others a random share `taught` is asked, and weighed up for the rest.
     """
     distance = sigma.new_zeros(len(sigma))
     short = (budget < depth).nonzero().squeeze(1)
     if not len(short):
         return distance
-    weight = 1.0
-    if taught < 1:
-        chosen = torch.randperm(len(short), generator=rng, device=short.device)
-        chosen = chosen[: max(1, round(taught * len(short)))]
-        weight, short = len(short) / len(chosen), short[chosen]
     rest = tree_map_only(Tensor, lambda leaf: leaf[short], (noised, sigma, cond))
     with torch.no_grad():
         D_full, full = teacher(*rest, budget=depth, tap=-1)
     D_x, hidden = (leaf[short] for leaf in dropped)
     if compare == "output":
-        distance[short] = weight * losses.denoising(D_x, D_full, rest[1])
+        distance[short] = losses.denoising(D_x, D_full, rest[1])
     else:
         same_scale = compare == "state"
-        distance[short] = weight * losses.self_teacher(hidden, full, normalise=same_scale)
+        distance[short] = losses.self_teacher(hidden, full, normalise=same_scale)
     return distance

@@ -79,6 +79,13 @@ def test_one_page_over_all_seeds(runs):
     assert "Not run: 00_tour" in page and "What differs from the paper" in page
     claims = json.loads((runs / "claims.json").read_text())
     assert len(claims) == 5
+    table = (runs / "claims.md").read_text().splitlines()
+    assert len(table) == 2 + 5
+    line = (
+        "| Clear | `combined_acceleration` | held | +1, +1.1, +1.2 | +1.1 [+0.852, +1.35] | gain |"
+    )
+    assert line in table
+    assert any("| No number |" in row and "held, held, held | no interval" in row for row in table)
     assert all((runs / f"seed-{seed}" / "report.html").exists() for seed in range(3))
 
 
@@ -92,7 +99,7 @@ def test_kept_results_are_tables_verdicts_and_provenance_without_places(runs, tm
         "verdicts",
         "provenance",
     }
-    assert not any("old" in path for path in kept) and "claims.json" in kept
+    assert not any("old" in path for path in kept) and {"claims.json", "claims.md"} <= kept
     facts = json.loads((tmp_path / "seed-1/provenance/combined_acceleration-run.json").read_text())
     assert facts["params"]["out"] == "seed-1" and facts["params"]["seed"] == 1
 

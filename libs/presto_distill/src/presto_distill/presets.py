@@ -51,6 +51,7 @@ class Preset:
 QUICK_NOTEBOOKS = (
     "00_tour",
     "data_and_augmentation",
+    "autoencoder",
     "combined_acceleration",
     "fake_score_updates",
     "noise_laws",

@@ -134,7 +134,7 @@ class Results:
             "rule": rule,
             "time": time.time(),
         }
-        self._json("verdicts", re.sub(r"\W+", "-", claim.lower()).strip("-")[:60], facts)
+        self._json("verdicts", re.sub(r"\W+", "-", claim.lower()).strip("-")[:120], facts)
         word = {True: "held here", False: "did not hold here", None: "not decided here"}[
             facts["held"]
         ]

@@ -20,18 +20,19 @@ from presto_distill.lab.results import stored_facts, write_json
 PLACES = ("preset", "seed", "out", "audio", "model", "stored")  # what a run says for all notebooks
 KINDS = ("figures", "tables", "verdicts", "audio")
 
-# In this order: later notebooks reuse the runs and samples of earlier ones.
+# In this order: later notebooks reuse the runs and samples of earlier ones, and where several run
+# at a time few wait for one of them.
 NOTEBOOKS = (
     "00_tour",
     "data_and_augmentation",
     "autoencoder",
-    "base_model",
     "combined_acceleration",
-    "samplers",
+    "base_model",
     "fake_score_updates",
     "noise_laws",
     "nu_weights",
     "layer_distillation",
+    "samplers",
     "baselines",
     "speed",
     "listening_test",

@@ -22,14 +22,16 @@ def runs_of(out: Path) -> dict[str, Path]:
 def write_report(out: str | Path) -> Path:
     """Write `out`/report.html from the results in `out`, of one run or of seeds; returns its path.
 
-    Over seeds, `out`/claims.json holds the verdicts too, and every seed gets its own page.
+    Over seeds, `out`/claims.json and claims.md hold the verdicts too, and every seed gets its page.
     Raises ValueError where `out` holds no results at all.
     """
     out = Path(out)
     if runs := runs_of(out):
         for run in runs.values():
             write_report(run)
-        write_json(out / "claims.json", seeds.claims(runs))
+        claims = seeds.claims(runs)
+        write_json(out / "claims.json", claims)
+        (out / "claims.md").write_text(seeds.claims_as_markdown(claims), encoding="utf-8")
         body = seeds.sections(runs)
     elif _is_run(out):
         body = one_run.sections(out)

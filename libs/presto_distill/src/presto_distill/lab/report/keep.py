@@ -37,8 +37,9 @@ def keep_results(out: Path, to: Path) -> list[Path]:
                 write_json(copy, _without_places(json.loads(path.read_text())))
             else:
                 shutil.copyfile(path, copy)
-    if (out / "claims.json").exists() and runs_of(out):
-        shutil.copyfile(out / "claims.json", to / "claims.json")
+    for name in ("claims.json", "claims.md") if runs_of(out) else ():
+        if (out / name).exists():
+            shutil.copyfile(out / name, to / name)
     return list(runs)
 
 

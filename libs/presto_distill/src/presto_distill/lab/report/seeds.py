@@ -111,6 +111,30 @@ def overall(held: list[bool | None], effect: Effect | None, rule: str | None) ->
     return False if effect.high < 0 else None
 
 
+def claims_as_markdown(rows: list[dict[str, Any]]) -> str:
+    """The same as a table to paste into a text."""
+    lines = [
+        "| claim | notebook | over seeds | each seed | mean effect | effect |",
+        "|---" * 6 + "|",
+    ]
+    words = {True: "held", False: "**did not hold**", None: "not decided"}
+    for row in rows:
+        each = [words[held] for held in row["held_by_seed"].values()]
+        if all(value is not None for value in row["effect_by_seed"].values()):
+            each = [_signed(value) for value in row["effect_by_seed"].values()]
+        mean = "no interval"
+        if effect := row["effect"]:
+            low, high = _signed(effect["low"]), _signed(effect["high"])
+            mean = f"{_signed(effect['mean'])} [{low}, {high}]"
+        cells = [row["claim"], f"`{row['notebook']}`", words[row["held"]], ", ".join(each)]
+        lines.append("| " + " | ".join([*cells, mean, row["of"]]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−")
+
+
 def _claims(rows: list[dict[str, Any]], seeds: list[str]) -> str:
     cells = []
     for row in rows:

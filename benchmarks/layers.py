@@ -22,7 +22,7 @@ import tyro
 from presto_distill.baselines.ase import ase_denoiser
 from presto_distill.experiment import Lab, Run
 from presto_distill.lab import plots
-from presto_distill.lab.studies import layer_probe
+from presto_distill.lab.probes import layer_probe
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
 from presto_distill.presets import SMALL_LAYERS, preset
 from presto_distill.streams import conditioned

@@ -12,7 +12,7 @@ from pandas import DataFrame, Series
 
 from presto_distill import losses
 from presto_distill.experiment import Lab, Run
-from presto_distill.lab import studies
+from presto_distill.lab import probes, studies
 from presto_distill.lab.params import BaseModel
 from presto_distill.lab.plots import COLOURS, FAINT, OF_MODEL, canvas, measured, plain_log
 from presto_distill.metrics.scores import mean_scores
@@ -44,7 +44,7 @@ def denoising(lab: Lab, params: BaseModel) -> DataFrame:
     """Held-out loss by noise level of the bundled base and of both trainings, with intervals over
     clips; every model meets the same noise. A network that outputs 0
     has 1 where clips have the deviation sigma_data."""
-    x, cond = studies.held_out_clips(lab, params.clips)
+    x, cond = probes.held_out_clips(lab, params.clips)
     nets = {BUNDLED: lab.teacher}
     nets |= {name_of(P_mean): trained(lab, P_mean).denoiser for P_mean in params.P_means}
     levels = np.geomspace(*params.sigmas, params.levels)

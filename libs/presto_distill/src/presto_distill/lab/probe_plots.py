@@ -21,7 +21,7 @@ from presto_models.layer_schedule import kept_blocks
 def layer_probe(probe: DataFrame) -> Figure:
     """Denoising loss relative to the full base model, and scale of the hidden state, per budget.
 
-    `probe`: rows of `studies.layer_probe`; the base model with all its blocks is the line at 1.
+    `probe`: rows of `probes.layer_probe`; the base model with all its blocks is the line at 1.
     """
     fig, (loss, scale) = canvas(2, width=9.5, height=3.8)
     full = probe[probe["model"] == "base, all blocks"].set_index("sigma")["loss"]
@@ -43,7 +43,7 @@ def layer_probe(probe: DataFrame) -> Figure:
 def depth_probe(probe: DataFrame) -> Figure:
     """Scale of the hidden state entering the head, and denoising loss, against the blocks kept.
 
-    `probe`: rows of `studies.depth_probe`; one colour per way to drop, one dash per noise level.
+    `probe`: rows of `probes.depth_probe`; one colour per way to drop, one dash per noise level.
     """
     fig, (scale, loss) = canvas(2, width=9.5, height=3.8)
     names = {"tail": "last blocks dropped (ASE)", "shifted": "last block kept (Presto-L)"}

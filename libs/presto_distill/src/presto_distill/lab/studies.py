@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from pandas import DataFrame, Series
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from presto_data import Clip, folder_corpus, synthetic_corpus
-from presto_distill import losses
 from presto_distill.experiment import Lab, Run
 from presto_distill.lab.params import Params
 from presto_distill.trainer import Diverged
-from presto_models import LogNormal, Pipeline, PrestoDenoiser, Sampling, presto_schedule
-from presto_models.conditioning import Condition
-from presto_models.edm import add_noise
+from presto_models import Pipeline, PrestoDenoiser, Sampling
 from presto_models.samplers import sample
 
 BASE, REAL, GAUSSIAN = "base", "real clips", "Gaussian"
@@ -154,40 +147,6 @@ def speed(stages: DataFrame) -> DataFrame:
     return table
 
 
-@torch.inference_mode()
-def clips_to_rate(
-    lab: Lab, systems: dict[str, tuple[Run | None, Sampling]], folder: Path, *, clips: int
-) -> Path:
-    """Write what a listening test compares to `folder`/SYSTEM/NUMBER.flac, with prompts.csv.
-
-    Every system plays the captions of the same held-out clips; these are there too, decoded from
-    their latents as the others are, as "held-out music".
-    """
-    import csv
-
-    from presto_distill.sound_files import write_audio
-
-    n = min(clips, len(lab.held_out), lab.preset.samples)
-    sound = {"held-out music": lab.codec.decode(held_out_clips(lab, n)[0])[:, None]}
-    for name, (run, sampling) in systems.items():
-        made = pipeline_of(lab, run)(
-            lab.held_out.captions[:n],
-            bpm=None,
-            seconds=lab.preset.frames * lab.codec.hop_length / lab.codec.sample_rate,
-            seed=lab.seed,
-            sampling=sampling,
-        )
-        sound[name] = made.audios
-    for name, audios in sound.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for number, audio in enumerate(audios):
-            write_audio(folder / name / f"{number}.flac", audio, lab.codec.sample_rate)
-    with (folder / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = [(f"{i}.flac", lab.held_out.captions[i]) for i in range(n)]
-        csv.writer(file).writerows([("file", "prompt"), *rows])
-    return folder
-
-
 # ---------------------------------------------------------------------- ablations
 
 
@@ -271,90 +230,3 @@ def state(row: Series, metric: str = "frechet_distance") -> str:
     if pd.isna(row[metric]):
         return "diverged"
     return f"{row[metric]:.3g} [{row[f'{metric}_low']:.3g}, {row[f'{metric}_high']:.3g}]"
-
-
-def held_out_clips(lab: Lab, clips: int) -> tuple[Float[Tensor, "n c t"], Condition]:
-    """So many held-out latents, cut to the preset's length, with their conditions."""
-    n = min(clips, len(lab.held_out), lab.preset.samples)
-    x = lab.held_out.latents[:n, :, : lab.preset.frames].to(lab.device)
-    return x, tree_map_only(Tensor, lambda leaf: leaf[:n], lab.prompts)
-
-
-@torch.inference_mode()
-def depth_probe(
-    lab: Lab, *, sigmas: tuple[float, ...] = (0.2, 1.0, 5.0), clips: int = 16
-) -> DataFrame:
-    """The base model with fewer and fewer blocks, not trained for it: the scale (root mean square)
-    of the hidden state entering the output head, over that of all blocks, for both ways to drop.
-
-    It is the motivation of keeping the last block: what the head was trained to read.
-    """
-    x, cond = held_out_clips(lab, clips)
-    rows = []
-    for drop in ("tail", "shifted"):
-        net = PrestoDenoiser(
-            replace(lab.teacher.config, dit=replace(lab.teacher.config.dit, drop=drop))
-        )
-        net.load_state_dict(lab.teacher.state_dict())
-        net.to(lab.device).eval()
-        for level in sigmas:
-            sigma = torch.full((len(x),), level, device=lab.device)
-            noised = add_noise(x, sigma, torch.Generator(lab.device).manual_seed(lab.seed))
-            states = {
-                blocks: net(noised, sigma, cond, budget=blocks, tap=-1)
-                for blocks in range(1, net.depth + 1)
-            }
-            full = states[net.depth][1].square().mean()
-            rows += [
-                {
-                    "drop": drop,
-                    "sigma": level,
-                    "blocks": blocks,
-                    "scale": (hidden.square().mean() / full).sqrt().item(),
-                    "loss": losses.denoising(D_x, x, sigma).mean().item(),
-                }
-                for blocks, (D_x, hidden) in states.items()
-            ]
-    return DataFrame(rows)
-
-
-@torch.inference_mode()
-def layer_probe(
-    lab: Lab,
-    runs: dict[str, Run | None],
-    *,
-    budgets: tuple[int, ...] = (),
-    clips: int = 64,
-    seed: int | None = None,
-) -> DataFrame:
-    """Held-out denoising loss, and the scale of the hidden state entering the head, per budget.
-
-    One noise level in the middle of each bin of the schedule; every model meets the same noise.
-    Scale is relative to the base model at full depth. A run of None is the base model with blocks
-    dropped and no training. `budgets` replace those of the default schedule; `seed`: of the noise,
-    by default the lab's.
-    """
-    seed = lab.seed if seed is None else seed
-    x, cond = held_out_clips(lab, clips)
-    n = len(x)
-    depth, schedule = lab.teacher.depth, presto_schedule(lab.teacher.depth)
-    schedule = replace(schedule, budgets=budgets) if budgets else schedule
-    bins = len(schedule.budgets)
-    middles = LogNormal().quantile((torch.arange(bins, dtype=torch.float64) + 0.5) / bins)
-    rows = []
-    for middle in middles.tolist():
-        sigma = torch.full((n,), middle, device=lab.device)
-        rng = torch.Generator(lab.device).manual_seed(seed)
-        noised = add_noise(x, sigma, rng)
-        budget = int(schedule(sigma)[0])
-        D_full, full = lab.teacher(noised, sigma, cond, budget=depth, tap=-1)
-        seen = {f"{BASE}, all blocks": (D_full, full, depth)}
-        for name, run in runs.items():
-            D_x, hidden = denoiser_of(lab, run)(noised, sigma, cond, budget=budget, tap=-1)
-            seen[name] = (D_x, hidden, budget)
-        for name, (D_x, hidden, blocks) in seen.items():
-            loss = losses.denoising(D_x, x, sigma).mean().item()
-            scale = (hidden.square().mean() / full.square().mean()).sqrt().item()
-            facts = {"model": name, "sigma": middle, "bin_budget": budget, "blocks": blocks}
-            rows.append({**facts, "loss": loss, "scale": scale})
-    return DataFrame(rows)

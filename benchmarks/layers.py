@@ -12,43 +12,43 @@ head, over the base model's at full depth. Averages of the weights (decay 0.95),
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
 import tyro
 
-from presto_distill.baselines.ase import ase_denoiser
 from presto_distill.experiment import Lab, Run
 from presto_distill.lab import plots
+from presto_distill.lab.layer_choices import (
+    ASE,
+    EMBEDDED,
+    KEPT,
+    OURS,
+    Variant,
+    student_of,
+)
+from presto_distill.lab.layer_choices import (
+    VARIANTS as CHANGES,
+)
 from presto_distill.lab.probes import layer_probe
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
 from presto_distill.presets import SMALL_LAYERS, preset
 from presto_distill.streams import conditioned
 from presto_distill.trainer import Trainer
-from presto_models import PrestoDenoiser, presto_schedule
+from presto_models import presto_schedule
 from presto_models.conditioning import null_condition
 
 matplotlib.use("agg")
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One step on the way from ASE to Presto-L."""
-
-    drop: str
-    budget_embedding: bool
-    nu: float
-    taught: float = 1.0
-
-
 VARIANTS = {
-    "ASE: tail dropped": Variant("tail", False, 0.0),
-    "+ budget embedding": Variant("tail", True, 0.0),
-    "+ last block kept": Variant("shifted", True, 0.0),
-    "+ self-teacher in every step": Variant("shifted", True, 0.1),
-    "… in a quarter = Presto-L": Variant("shifted", True, 0.1, 0.25),
+    ASE: CHANGES[ASE],
+    EMBEDDED: CHANGES[EMBEDDED],
+    KEPT: CHANGES[KEPT],
+    "+ self-teacher in every step": replace(CHANGES[OURS], taught=1.0),
+    "… in a quarter = Presto-L": CHANGES[OURS],
 }
 LENGTHS = (6, 12, 25, 50, 100, 200, 400, 800)
 
@@ -126,15 +126,6 @@ def train(
             probe(record.step)
     print(f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
     return pd.concat(tables, ignore_index=True)
-
-
-def student_of(base: PrestoDenoiser, variant: Variant) -> PrestoDenoiser:
-    """The base model as a student that drops blocks as the variant says."""
-    if not variant.budget_embedding:
-        return ase_denoiser(base)
-    student = PrestoDenoiser(replace(base.config, dit=replace(base.config.dit, drop=variant.drop)))
-    student.load_state_dict(base.state_dict())
-    return student
 
 
 def layer_facts(lab: Lab) -> str:

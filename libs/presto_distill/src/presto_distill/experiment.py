@@ -189,14 +189,16 @@ class Lab:
         start: Run | None = None,
         train: Stage | None = None,
         budgets: tuple[int, ...] = (),
+        tap: tuple[int, ...] = (),
         **objective: Any,
     ) -> Run:
         """Train a student by one of `methods.METHODS`, or load what an equal call left.
 
         `start`: the student it starts from; None: the base model. `train` replaces the preset's
-        stage, `budgets` the schedule's; further arguments are fields of the objective's config:
-        `lab.distill("steps", critic_updates=3)`. An interrupted run goes on where it stopped; one
-        that `self.watch` ended is returned as far as it is.
+        stage, `budgets` the schedule's, `tap` the blocks that the discriminator reads; further
+        arguments are fields of the objective's config: `lab.distill("steps", critic_updates=3)`.
+        An interrupted run goes on where it stopped; one that `self.watch` ended is returned as far
+        as it is.
         """
         from presto_distill.methods import METHODS
 
@@ -208,8 +210,9 @@ class Lab:
             objective=replace(settings.objective, **objective),
             train=replace(train or settings.train, seed=self.seed),
         )
-        if budgets:
-            settings = replace(settings, blocks=replace(settings.blocks, budgets=budgets))
+        told = {name: value for name, value in {"budgets": budgets, "tap": tap}.items() if value}
+        if told:
+            settings = replace(settings, blocks=replace(settings.blocks, **told))
         key, folder = self._folder(
             method,
             {"settings": settings, "start": start.key if start else None},

@@ -135,6 +135,21 @@ class LayerDistillation(Params):
 
 
 @dataclass(frozen=True)
+class LayerChoices(Params):
+    """The (equal) sampler that judges, and the shares of all blocks to judge with."""
+
+    heun_steps: int = 8
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class CombinedChoices(Params):
+    """How the generators are sampled."""
+
+    few_steps: int = 4
+
+
+@dataclass(frozen=True)
 class Baselines(Params):
     """How rivals are sampled, and folders of clips that other systems made."""
 

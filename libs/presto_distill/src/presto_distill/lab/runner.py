@@ -32,6 +32,8 @@ NOTEBOOKS = (
     "noise_laws",
     "nu_weights",
     "layer_distillation",
+    "layer_choices",
+    "combined_choices",
     "samplers",
     "baselines",
     "speed",

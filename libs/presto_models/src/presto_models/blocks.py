@@ -40,9 +40,9 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, h: Float[Tensor, "b n d"], rotary: Tensor) -> Float[Tensor, "b n d"]:
-        q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(normalised(torch.stack([q, k]), self.gain), rotary)
-        return self.out(attention(q, k, v).transpose(1, 2).flatten(2))
+        qkv = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = rotate(normalised(qkv[:2], self.gain), rotary)
+        return self.out(attention(q, k, qkv[2]).transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):

@@ -320,9 +320,12 @@ def _label_ends(ax: Axes, ends: list[tuple]) -> None:
 
 
 def plain_log(ax: Axes, axis: str = "y") -> None:
-    """Ticks of a log axis as plain numbers, at 1, 2 and 5 of each decade."""
+    """Ticks of a log axis as plain numbers: at 1, 2 and 5 of each decade, or closer where the axis
+    spans less than one."""
     for name in ("x", "y") if axis == "both" else (axis,):
         one = ax.xaxis if name == "x" else ax.yaxis
-        one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = sorted(one.get_view_interval())
+        close = high < 8 * low
+        one.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8) if close else (1, 2, 5)))
         one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         one.set_minor_formatter(NullFormatter())

@@ -5,7 +5,6 @@ import json
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from presto_distill.lab import params, runner
@@ -199,12 +198,9 @@ def test_stored_results_are_drawn_without_training(smoke, model, tmp_path):
 def test_same_seed_and_machine_same_tables(smoke, model, tmp_path):
     mine = {name: SMALL[name] for name in ("nus", "heun_steps")}
     run_small(["layer_distillation"], model, tmp_path, parameters=mine)
-    names = [f"layer_distillation-{name}.parquet" for name in ("curves", "depth", "probe")]
-    assert set(names) <= tables(tmp_path).keys() == tables(smoke, "layer_distillation-*").keys()
-    # To rounding: on some processors not even the latents of a clip are the same to the bit.
-    for name in names:
-        mine, theirs = (pd.read_parquet(out / "tables" / name) for out in (tmp_path, smoke))
-        pd.testing.assert_frame_equal(mine, theirs, rtol=1e-2, atol=1e-3)
+    mine, theirs = tables(tmp_path), tables(smoke, "layer_distillation-*")
+    assert mine and mine.keys() == theirs.keys()
+    assert [name for name in mine if mine[name] != theirs[name]] == []
 
 
 def test_the_quick_preset_names_notebooks_that_exist():

@@ -24,13 +24,18 @@ SAMPLE_RATE = 44_100
 TARGET_RMS = 10 ** (-18 / 20)  # every clip is about this loud, unless that would pass PEAK
 PEAK = 0.95
 TICKS = 2_000  # per second
+VELOCITY = 100  # of all notes as the synthesizer is told them; see `play`
 ROOM_SECONDS = 1.6
 CONTROL_RATE = 441  # of the compressor's gain, Hz; divides SAMPLE_RATE
 
 
 @cache
-def synthesizer():
-    """Return this process's synthesizer; it keeps decoded samples between clips."""
+def synthesizer(program: int, drums: bool):
+    """Return this process's synthesizer for an instrument; it keeps decoded samples between clips.
+
+    Each instrument has its own: in a shared one a kit plays what an earlier kit left there, and
+    clips would depend on those rendered before.
+    """
     from symusic import Synthesizer
 
     with as_file(files("presto_data") / "soundfont" / "fluid_subset.sf3") as path:
@@ -52,18 +57,22 @@ def room(n: int) -> np.ndarray:
 
 
 def play(notes: Sequence[Note], program: int, *, drums: bool, spb: float) -> np.ndarray:
-    """Render notes (their times in beats of `spb` seconds) on one instrument to mono (s,)."""
+    """Render notes (their times in beats of `spb` seconds) on one instrument to mono (s,).
+
+    All at one velocity: the synthesizer goes on playing a pitch as it was struck first, so that
+    loudness is the caller's.
+    """
     from symusic import Note as Event
     from symusic import Score, Tempo, Track
 
     track = Track("", program, drums)
-    for start, length, pitch, velocity in notes:
+    for start, length, pitch, _ in notes:
         ticks = max(1, round(length * spb * TICKS))
-        track.notes.append(Event(round(start * spb * TICKS), ticks, pitch, velocity))
+        track.notes.append(Event(round(start * spb * TICKS), ticks, pitch, VELOCITY))
     score = Score(TICKS // 2)  # ticks per quarter at 120 bpm
     score.tempos.append(Tempo(0, 120))
     score.tracks.append(track)
-    return synthesizer().render(score, stereo=False)[0]
+    return synthesizer(program, drums).render(score, stereo=False)[0]
 
 
 def voices(part: Part, notes: list[Note]) -> dict[tuple[float, int], list[Note]]:
@@ -74,7 +83,7 @@ def voices(part: Part, notes: list[Note]) -> dict[tuple[float, int], list[Note]]
     for note in notes:
         side = 0.5 if note.pitch > middle else -0.5
         pan = kit[note.pitch] if part.role == "drums" else part.pan + part.width * side
-        gain = 3 * round(40 * np.log10(note.velocity / 127) / 3)  # the synthesizer ignores velocity
+        gain = 3 * round(40 * np.log10(note.velocity / 127) / 3)
         groups.setdefault((pan, gain), []).append(note)
     return groups
 
@@ -181,8 +190,8 @@ def reverb(dry: np.ndarray) -> np.ndarray:
     return np.float32(2**0.5) * np.fft.irfft(spectrum, n)[:, : dry.shape[1]]
 
 
-VERSION = 4  # raise it when the same seed starts to sound different: caches notice
-WHOLE_VERSION = 1  # the same for whole songs
+VERSION = 5  # raise it when the same seed starts to sound different: caches notice
+WHOLE_VERSION = 2  # the same for whole songs
 
 
 class SyntheticCorpus(Corpus):

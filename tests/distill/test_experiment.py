@@ -73,6 +73,9 @@ def test_a_finished_run_is_loaded_and_another_configuration_is_another_run(lab):
     for a, b in zip(first.denoiser.parameters(), again.denoiser.parameters(), strict=True):
         assert torch.equal(a, b)
     assert first.denoiser.config.few_step
+    assert lab.distill("steps", tap=(0,)).key != first.key
+    with pytest.raises(ValueError, match="tap 9 does not exist"):
+        lab.distill("steps", tap=(9,))
 
 
 def test_layers_and_both_keep_the_schedule(lab):

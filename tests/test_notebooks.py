@@ -39,27 +39,6 @@ TYPES = {
     "listening_test": params.ListeningTest,
     "your_own_model": params.YourOwnModel,
 }
-# Less of everything that the smoke preset leaves to the notebooks themselves.
-SMALL = {
-    "steps": [1, 4],
-    "evaluations": [1, 3],
-    "iterations": [0, 2],
-    "levels": 3,
-    "solver_steps": 2,
-    "cfg_pp_scales": [0.8],
-    "cfg_scales": [1.0, 2.0],
-    "seconds": 1.0,
-    "repeats": 1,
-    "prompts": ["slow jazz with piano"],
-    "critic_updates": [3, 5],
-    "nu_pairs": [[0.0, 0.0], [0.01, 0.005]],
-    "nus": [0.0, 0.1],
-    "heun_steps": 2,
-    "shares": [0.5, 1.0],
-    "batches": [1, 2],
-    "best_of": [1, 2],
-    "clips": 2,
-}
 
 
 def code_cells(name: str) -> list[dict]:
@@ -156,7 +135,7 @@ def run_small(names: list[str], model: Path, out: Path, **more) -> None:
 def smoke(model, tmp_path_factory):
     """The results of all notebooks at the smallest preset."""
     out = tmp_path_factory.mktemp("smoke")
-    run_small([], model, out, parameters=SMALL)
+    run_small([], model, out)
     return out
 
 
@@ -196,8 +175,7 @@ def test_stored_results_are_drawn_without_training(smoke, model, tmp_path):
 
 
 def test_same_seed_and_machine_same_tables(smoke, model, tmp_path):
-    mine = {name: SMALL[name] for name in ("nus", "heun_steps")}
-    run_small(["layer_distillation"], model, tmp_path, parameters=mine)
+    run_small(["layer_distillation"], model, tmp_path)
     mine, theirs = tables(tmp_path), tables(smoke, "layer_distillation-*")
     assert mine and mine.keys() == theirs.keys()
     assert [name for name in mine if mine[name] != theirs[name]] == []
@@ -206,6 +184,11 @@ def test_same_seed_and_machine_same_tables(smoke, model, tmp_path):
 def test_the_quick_preset_names_notebooks_that_exist():
     names = preset("quick").notebooks
     assert list(names) == choose_notebooks(names)  # in running order, too
+
+
+def test_the_smoke_preset_sets_parameters_that_exist():
+    known = {name for one in NOTEBOOKS for name in parameter_names(FOLDER / f"{one}.ipynb")}
+    assert preset("smoke").parameters.keys() <= known
 
 
 def test_unknown_names_are_refused_before_anything_runs(tmp_path):

@@ -1,7 +1,8 @@
 """Presets: how much of everything a run spends. A preset is a function, an ablation a `replace`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from presto_distill.trainer import TrainConfig
 
@@ -45,6 +46,7 @@ class Preset:
     # during development put few-step samples closest to real clips without guidance.
     guidance_scale: float = 1.0
     notebooks: tuple[str, ...] = ()  # that `presto reproduce` runs if none is named; empty: all
+    parameters: dict[str, Any] = field(default_factory=dict)  # of notebooks that know them
 
 
 # The main study and the paper's ablations; the others run by name or in larger presets.
@@ -60,6 +62,28 @@ QUICK_NOTEBOOKS = (
     "listening_test",
     "your_own_model",
 )
+
+# Less of everything that the preset smoke leaves to the notebooks themselves.
+SMOKE_PARAMETERS = {
+    "steps": [1, 4],
+    "evaluations": [1, 3],
+    "iterations": [0, 2],
+    "levels": 3,
+    "solver_steps": 2,
+    "cfg_pp_scales": [0.8],
+    "cfg_scales": [1.0, 2.0],
+    "seconds": 1.0,
+    "repeats": 1,
+    "prompts": ["slow jazz with piano"],
+    "critic_updates": [3, 5],
+    "nu_pairs": [[0.0, 0.0], [0.01, 0.005]],
+    "nus": [0.0, 0.1],
+    "heun_steps": 2,
+    "shares": [0.5, 1.0],
+    "batches": [1, 2],
+    "best_of": [1, 2],
+    "clips": 2,
+}
 
 # Distillation of the small bundled model in minutes. Our defaults: the published learning rates
 # (5e-7 for steps, 8e-5 for layers) belong to tens of thousands of iterations.
@@ -89,6 +113,7 @@ def smoke() -> Preset:
         layers=replace(SMALL_LAYERS, steps=2, batch=4),
         ablation_steps=replace(SMALL_STEPS_FROM_BASE, steps=1, batch=4),
         ablation_layers=replace(SMALL_LAYERS, steps=1, batch=4),
+        parameters=SMOKE_PARAMETERS,
     )
 
 

@@ -16,6 +16,7 @@ from presto_data.encode import claimed
 from presto_distill.lab.execute import Failure, Task, Worker, execute
 from presto_distill.lab.inputs import inputs_digest
 from presto_distill.lab.results import stored_facts, write_json
+from presto_distill.presets import preset as find_preset
 
 PLACES = ("preset", "seed", "out", "audio", "model", "stored")  # what a run says for all notebooks
 KINDS = ("figures", "tables", "verdicts", "audio")
@@ -79,9 +80,10 @@ def run_notebooks(
 ) -> list[Failure]:
     """Execute notebooks (all by default) and return those that failed; one does not stop the next.
 
-    `parameters` are further literals, for the notebooks that know them. Executed copies go to
-    `out`/notebooks. `jobs` notebooks run at a time, in processes that share the cores. Unless
-    `again`, those are skipped that ended well in `out` with the same inputs (`inputs_digest`).
+    `parameters` are further literals, for the notebooks that know them; they go before the
+    preset's. Executed copies go to `out`/notebooks. `jobs` notebooks run at a time, in processes
+    that share the cores. Unless `again`, those are skipped that ended well in `out` with the same
+    inputs (`inputs_digest`).
     `stored`: a folder of results to draw from, with the parameters they were made with; notebooks
     it holds no tables of are skipped. Raises ValueError for an unknown notebook or parameter
     before anything runs.
@@ -89,7 +91,7 @@ def run_notebooks(
     folder, out = find_notebooks(), Path(out).resolve()
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    chosen = choose_notebooks(names)
+    chosen, size = choose_notebooks(names), find_preset(preset)
     given = {
         "preset": preset,
         "seed": seed,
@@ -111,7 +113,7 @@ def run_notebooks(
             continue
         made = stored_facts(Path(stored), name).get("params", {}) if stored else {}
         made = {key: value for key, value in made.items() if key not in PLACES}
-        values = {**given, **made, **(parameters or {})}
+        values = {**given, **size.parameters, **made, **(parameters or {})}
         values = {key: value for key, value in values.items() if key in known[name]}
         digests[name] = inputs_digest(folder / f"{name}.ipynb", values)
         entry = log.get(name, {})

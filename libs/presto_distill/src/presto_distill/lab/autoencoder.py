@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor
 
-from presto_data import Clip, folder_corpus, synthetic_corpus
+from presto_data import Clip
 from presto_data.composer import Note
 from presto_data.genres import INSTRUMENTS
 from presto_data.synthetic import play
 from presto_distill.experiment import Lab
 from presto_distill.lab import params as p
+from presto_distill.lab import studies
 from presto_distill.lab.plots import COLOURS, FAINT, INK, canvas, spectrograms
 from presto_distill.lab.widgets import interactive, png, wav
 from presto_distill.metrics.music import chroma, chroma_correlation
@@ -33,12 +34,9 @@ CHORDS = {"organ": 48, "strings": 48, "accordion": 60}  # instruments that hold,
 
 
 def clips_of(lab: Lab, params: p.Autoencoder) -> list[Clip]:
-    """Held-out music: rendered clips, or every fifth excerpt of the given recordings."""
-    seconds = lab.preset.clip_seconds
-    if params.audio:
-        corpus = folder_corpus(params.audio, seconds=seconds)
-        return [corpus[i] for i in range(0, len(corpus), 5)[: params.clips]]
-    return list(synthetic_corpus(params.clips, seed=lab.seed + 1000, seconds=seconds))
+    """So many held-out clips, or as many as there are."""
+    music = studies.held_out_music(lab, params)
+    return [music[i] for i in range(min(params.clips, len(music)))]
 
 
 @torch.inference_mode()

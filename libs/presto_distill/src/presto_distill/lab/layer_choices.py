@@ -13,16 +13,17 @@ from pandas import DataFrame
 from presto_distill.baselines.ase import ase_denoiser
 from presto_distill.experiment import Lab, Run
 from presto_distill.lab import params as p
-from presto_distill.lab import studies
+from presto_distill.lab import probes, studies
 from presto_distill.lab.plots import COLOURS, FRECHET, OF_MODEL, canvas, measured, plain_log
 from presto_models import LayerSchedule, PrestoDenoiser, Sampling, presto_schedule
+from presto_models.layer_schedule import Drop
 
 
 @dataclass(frozen=True)
 class Variant:
     """One step on the way from ASE to Presto-L."""
 
-    drop: str
+    drop: Drop
     budget_embedding: bool
     nu: float
     taught: float = 1.0
@@ -44,11 +45,7 @@ VARIANTS = {
 
 def student_of(base: PrestoDenoiser, variant: Variant) -> PrestoDenoiser:
     """The base model as a student that drops blocks as the variant says."""
-    if not variant.budget_embedding:
-        return ase_denoiser(base)
-    student = PrestoDenoiser(replace(base.config, dit=replace(base.config.dit, drop=variant.drop)))
-    student.load_state_dict(base.state_dict())
-    return student
+    return probes.dropping(base, variant.drop) if variant.budget_embedding else ase_denoiser(base)
 
 
 def trained(lab: Lab, variant: Variant) -> Run:

@@ -16,6 +16,7 @@ from presto_distill.lab import studies
 from presto_models import LogNormal, PrestoDenoiser, presto_schedule
 from presto_models.conditioning import Condition
 from presto_models.edm import add_noise
+from presto_models.layer_schedule import Drop
 
 
 def held_out_clips(lab: Lab, clips: int) -> tuple[Float[Tensor, "n c t"], Condition]:
@@ -23,6 +24,13 @@ def held_out_clips(lab: Lab, clips: int) -> tuple[Float[Tensor, "n c t"], Condit
     n = min(clips, len(lab.held_out), lab.preset.samples)
     x = lab.held_out.latents[:n, :, : lab.preset.frames].to(lab.device)
     return x, tree_map_only(Tensor, lambda leaf: leaf[:n], lab.prompts)
+
+
+def dropping(base: PrestoDenoiser, drop: Drop) -> PrestoDenoiser:
+    """A copy of `base` that drops its last blocks ("tail") or those before the last ("shifted")."""
+    net = PrestoDenoiser(replace(base.config, dit=replace(base.config.dit, drop=drop)))
+    net.load_state_dict(base.state_dict())
+    return net
 
 
 @torch.inference_mode()
@@ -37,11 +45,7 @@ def depth_probe(
     x, cond = held_out_clips(lab, clips)
     rows = []
     for drop in ("tail", "shifted"):
-        net = PrestoDenoiser(
-            replace(lab.teacher.config, dit=replace(lab.teacher.config.dit, drop=drop))
-        )
-        net.load_state_dict(lab.teacher.state_dict())
-        net.to(lab.device).eval()
+        net = dropping(lab.teacher, drop).to(lab.device).eval()
         for level in sigmas:
             sigma = torch.full((len(x),), level, device=lab.device)
             noised = add_noise(x, sigma, torch.Generator(lab.device).manual_seed(lab.seed))

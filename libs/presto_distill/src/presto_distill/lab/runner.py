@@ -83,10 +83,9 @@ def run_notebooks(
     `parameters` are further literals, for the notebooks that know them; they go before the
     preset's. Executed copies go to `out`/notebooks. `jobs` notebooks run at a time, in processes
     that share the cores. Unless `again`, those are skipped that ended well in `out` with the same
-    inputs (`inputs_digest`).
-    `stored`: a folder of results to draw from, with the parameters they were made with; notebooks
-    it holds no tables of are skipped. Raises ValueError for an unknown notebook or parameter
-    before anything runs.
+    inputs (`inputs_digest`). `stored`: a folder of results to draw from, with the parameters they
+    were made with; notebooks it holds no tables of are skipped. Raises ValueError for an unknown
+    notebook or parameter before anything runs.
     """
     folder, out = find_notebooks(), Path(out).resolve()
     if jobs < 1:

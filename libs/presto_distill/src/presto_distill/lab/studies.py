@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from pandas import DataFrame, Series
 from torch import Tensor
+from torch.utils.data import Subset
 
-from presto_data import Clip, folder_corpus, synthetic_corpus
+from presto_data import Clip, Corpus, folder_corpus, synthetic_corpus
 from presto_distill.experiment import Lab, Run
 from presto_distill.lab.params import Params
 from presto_distill.trainer import Diverged
@@ -64,13 +65,19 @@ def network_calls(denoiser: PrestoDenoiser, sampling: Sampling) -> int:
     return calls
 
 
-def example_clip(lab: Lab, params: Params, number: int) -> Clip:
-    """Held-out music to look at: a rendered clip, or an excerpt of the given recordings."""
-    if params.audio:
-        corpus = folder_corpus(params.audio, seconds=lab.preset.clip_seconds)
-        return corpus[5 * number % len(corpus)]  # the lab holds out every fifth
+def held_out_music(lab: Lab, params: Params) -> Corpus | Subset:
+    """What the lab holds out, in sound: rendered clips, or excerpts of the given recordings."""
     seconds = lab.preset.clip_seconds
-    return synthetic_corpus(number + 1, seed=lab.seed + 1000, seconds=seconds)[number]
+    if params.audio:
+        corpus = folder_corpus(params.audio, seconds=seconds)
+        return Subset(corpus, range(0, len(corpus), 5))
+    return synthetic_corpus(lab.preset.held_out, seed=lab.seed + 1000, seconds=seconds)
+
+
+def example_clip(lab: Lab, params: Params, number: int) -> Clip:
+    """One of these to look at; numbers past the last begin anew."""
+    music = held_out_music(lab, params)
+    return music[number % len(music)]
 
 
 def explorable(lab: Lab, runs: dict[str, Run | None]) -> dict[str, Pipeline]:

@@ -31,7 +31,8 @@ def write_report(out: str | Path) -> Path:
             write_report(run)
         claims = seeds.claims(runs)
         write_json(out / "claims.json", claims)
-        (out / "claims.md").write_text(seeds.claims_as_markdown(claims), encoding="utf-8")
+        table = seeds.claims_as_markdown(claims)
+        write_atomic(out / "claims.md", lambda to: to.write_text(table, encoding="utf-8"))
         body = seeds.sections(runs)
     elif _is_run(out):
         body = one_run.sections(out)

@@ -85,9 +85,21 @@ def test_rotation_keeps_lengths_and_makes_products_relative():
 def test_cpu_tensors_never_go_to_flash_attn(installed, qkv, dtype):
     calls = installed("flash_attn", "flash_attn.cute")
     q, k, v = qkv.to(dtype)
-    expected = F.scaled_dot_product_attention(*(x.float() for x in (q, k, v))).to(dtype)
-    assert torch.equal(attention(q, k, v), expected)
+    assert torch.equal(attention(q, k, v), F.scaled_dot_product_attention(q, k, v))
     assert calls == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_on_a_cpu_trains_in_full_and_samples_in_half(qkv, dtype):
+    narrow = [x.to(dtype) for x in qkv]
+    full = F.scaled_dot_product_attention(*(x.float() for x in narrow))
+    learning = [x.clone().requires_grad_() for x in narrow]
+    assert torch.equal(attention(*learning), full.to(dtype))  # no rounding on the way
+    torch.testing.assert_close(attention(*narrow), full.to(dtype), rtol=0, atol=2e-2)
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        assert attention(*qkv).dtype == dtype
+    with torch.autocast("cpu", dtype):
+        assert attention(*learning).dtype == dtype
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,11 @@ class Autoencoder(Snapshot, nn.Module):
 
         Equal in chunks of any size to 1e-4 or better: every Griffin-Lim step, and the synthesis
         at the end, sees as many frames around as windows overlap; the initial phase is passed on.
+        On a CPU clips take turns: the spectra of many outgrow its caches.
         """
+        if latent.device.type == "cpu" and len(latent) > 1:
+            clips = latent.split(1)
+            return torch.cat([self.decode(x, iterations=iterations, chunk=chunk) for x in clips])
         hop, frames = self.config.stft_hop, self.config.frames_per_latent
         iterations = self.config.iterations if iterations is None else iterations
         magnitude = self.spectrum(latent) * self.window.sum() / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import sys
@@ -81,7 +82,7 @@ class Worker:
     """A process that runs one task; it ends with the one that started it, however that ends."""
 
     def __init__(self, task: Task):
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.task = task
         self.result, theirs = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(theirs, task), daemon=True)
@@ -96,6 +97,16 @@ class Worker:
             self.process.join()
             code = self.process.exitcode
             return Failure(self.task.name, 0, f"its process ended with exit code {code}")
+
+
+@functools.cache
+def _context() -> multiprocessing.context.BaseContext:
+    """Workers fork from one clean process that has imported, once for all, what each needs."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "papermill"])
+    return context
 
 
 def _work(connection: Connection, task: Task) -> None:

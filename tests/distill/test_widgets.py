@@ -29,7 +29,11 @@ SCHEDULE = LayerSchedule((0.5, 5.0), (8, 6, 3))
 
 def test_headless_nothing_appears_and_nothing_trains():
     assert widgets.edit_budgets(SCHEDULE, 8) == [8, 6, 3]
-    assert widgets.watch(None, lambda lab: 1 / 0) == []
+    assert widgets.watch("a laboratory", lambda lab: 1 / 0) == []
+
+
+def test_stored_results_have_nothing_to_train(shown):
+    assert widgets.watch(None, lambda lab: 1 / 0) == [] and shown == []
 
 
 def test_two_models_side_by_side(shown):
@@ -158,7 +162,7 @@ def test_the_stop_button_stops(lab, shown):
     """Training runs beside the notebook; a press of stop leaves a run and its curves."""
     stage = replace(lab.preset.layers, steps=1000, batch=2)
     runs = widgets.watch(lab, lambda lab: lab.distill("layers", train=stage), every=0.0)
-    buttons, seen = shown[0].children
+    _, buttons, seen = shown[0].children
     start, stop, said = buttons.children
     start.click()
     deadline = time.monotonic() + 120
@@ -170,3 +174,24 @@ def test_the_stop_button_stops(lab, shown):
         time.sleep(0.05)
     (run,) = runs
     assert "-step-" in run.key and len(run.records) < 1000 and "stopped and kept" in said.value
+
+
+def test_knobs_are_what_the_training_is_told(lab, shown):
+    """Numbers changed before the press arrive by name; what training refuses is said."""
+    stage, told = replace(lab.preset.steps, steps=1, batch=2), []
+
+    def train(lab, **nu):
+        told.append(nu)
+        return lab.distill("steps", train=stage, **nu)
+
+    runs = widgets.watch(lab, train, knobs={"nu_1": 0.01, "nu_2": 0.005})
+    numbers, buttons, _ = shown[0].children
+    first, (start, _, said) = numbers.children[0], buttons.children
+    for value in (0.5, -1.0):
+        first.value = value
+        start.click()
+        deadline = time.monotonic() + 120
+        while start.disabled and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert told == [{"nu_1": 0.5, "nu_2": 0.005}, {"nu_1": -1.0, "nu_2": 0.005}]
+    assert len(runs) == 1 and "gan_g" in runs[0].records[-1] and "nu_1" in said.value

@@ -146,15 +146,23 @@ def edit_budgets(schedule: LayerSchedule, depth: int) -> list[int]:
     return budgets
 
 
-def watch(lab: Lab, train: Callable[[Lab], Run], *, every: float = 2.0) -> list[Run]:
+def watch(
+    lab: Lab | None,
+    train: Callable[..., Run],
+    *,
+    knobs: dict[str, float] | None = None,
+    every: float = 2.0,
+) -> list[Run]:
     """A button that trains by `train(lab)` while its curves grow, redrawn every so many seconds,
-    and one that stops it and keeps what was learned.
+    and one that stops it and keeps what was learned. `knobs` are numbers to change before, by name
+    and first value, which `train` gets as keyword arguments.
 
     Returns a list that ends with the run once it is there. A stopped one is as far as it got;
-    starting again goes on from there. Nobody can press it: the list stays empty.
+    starting again goes on from there. Nobody can press it, or stored results are shown (no `lab`):
+    the list stays empty.
     """
     runs: list[Run] = []
-    if not interactive():
+    if lab is None or not interactive():
         return runs
     import ipywidgets as w
     from IPython.display import display
@@ -164,6 +172,7 @@ def watch(lab: Lab, train: Callable[[Lab], Run], *, every: float = 2.0) -> list[
     start = w.Button(description="Train", button_style="primary")
     stop = w.Button(description="Stop and keep", disabled=True)
     said, seen = w.Label(), w.Image(width=900)
+    fields = {name: w.FloatText(value, description=name) for name, value in (knobs or {}).items()}
     enough = threading.Event()
 
     def draw(records: list[dict]) -> None:
@@ -183,7 +192,8 @@ def watch(lab: Lab, train: Callable[[Lab], Run], *, every: float = 2.0) -> list[
             return enough.is_set()
 
         try:
-            runs.append(train(replace(lab, watch=look)))
+            values = {name: field.value for name, field in fields.items()}
+            runs.append(train(replace(lab, watch=look), **values))
             draw(runs[-1].records)
             said.value += ": stopped and kept" if "-step-" in runs[-1].key else ": done"
         except Exception as error:  # in a thread nobody else would hear of it
@@ -198,5 +208,5 @@ def watch(lab: Lab, train: Callable[[Lab], Run], *, every: float = 2.0) -> list[
 
     start.on_click(begin)
     stop.on_click(lambda _: enough.set())
-    display(w.VBox([w.HBox([start, stop, said]), seen]))
+    display(w.VBox([w.HBox(list(fields.values())), w.HBox([start, stop, said]), seen]))
     return runs

@@ -181,7 +181,9 @@ def stage_times(speed: DataFrame) -> Figure:
     """Seconds of text, denoising and decoding stacked side by side, one bar per row of `speed`."""
     fig, ax = canvas(height=1.3 + 0.42 * len(speed))
     left = pd.Series(0.0, index=speed.index)
-    names = [f"{row.model}, {row.steps:g} steps" for row in speed.itertuples()]
+    names = [
+        f"{row.model}, {row.steps:g} step{'s' * (row.steps > 1)}" for row in speed.itertuples()
+    ]
     stages = {"text": COLOURS[4], "denoise": COLOURS[0], "decode": COLOURS[2]}
     for stage, colour in stages.items():
         ax.barh(names, speed[stage], left=left, color=colour, label=stage, height=0.62)

@@ -135,7 +135,8 @@ def kill_and_resume(out: Path) -> None:
         assert dead == -signal.SIGKILL, dead
         left = sorted(path.name for path in folder.glob(".*")) if folder.exists() else []
         assert in_a_fork(lambda at=folder: small_run(at)) == 0
-        print(json.dumps({"save": only_saves, "left": left, "same": outcome(folder) == expected}))
+        kill = {"save": only_saves, "left": left, "same": outcome(folder) == expected}
+        print(json.dumps(kill), flush=True)  # lest the next fork inherit it and print it again
 
 
 def test_a_run_killed_at_ten_random_moments_ends_as_if_it_had_not_been(tmp_path):

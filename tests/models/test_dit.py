@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from presto_models import sizes
+from presto_models.blocks import Beats
 from presto_models.conditioning import null_condition
 from presto_models.denoiser import prepare
 from presto_models.dit import DiT, DiTConfig
@@ -22,6 +23,7 @@ VARIANTS = [
     dict(text_width=0),
     dict(budget_embedding=False),
     dict(drop="tail"),
+    dict(frame_rate=5.0),
 ]
 
 
@@ -160,6 +162,28 @@ def test_every_condition_changes_the_output(tiny_denoiser, x, cond, text_attenti
     faster, louder = cond._replace(tempo=cond.tempo + 30), cond._replace(text=cond.text + 1)
     for other in (D(x, SIGMA, faster), D(x, SIGMA, louder), D(x, 1.5 * SIGMA, cond)):
         assert all(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(other, D_x, strict=True))
+
+
+def test_beats_are_counted_from_where_the_music_began():
+    """At 60 bpm and 4 frames a second a beat is 4 frames; a crop keeps the grid of the whole."""
+    grid = Beats(8, frame_rate=4.0)
+    tempo = torch.tensor([60.0, 90.0, 0.0])
+    whole = grid(48, tempo, None)
+    later = grid(40, tempo, torch.tensor([2.0, 3.0, 0.0]))  # 8 frames on
+    torch.testing.assert_close(whole[:, 8:], later, atol=1e-4, rtol=0)
+    assert whole[:2].std() > 0.1 and not whole[2].any()  # an unknown tempo has no grid
+    with torch.no_grad():  # leave the waves that return every beat
+        grid.out.weight[:, : grid.WAVES.index(1.0)] = 0
+        grid.out.weight[:, len(grid.WAVES) :][:, : grid.WAVES.index(1.0)] = 0
+    beat = grid(48, tempo, None)[0]
+    torch.testing.assert_close(beat[4:], beat[:-4], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("frame_rate", [0.0, 5.0])
+def test_a_grid_is_only_for_networks_that_know_their_frame_rate(tiny_denoiser, x, cond, frame_rate):
+    D = tiny_denoiser(frame_rate=frame_rate)
+    moved = cond._replace(beat=torch.full((BATCH,), 0.5))
+    assert torch.equal(D(x, SIGMA, cond), D(x, SIGMA, moved)) == (not frame_rate)
 
 
 def test_samples_of_a_batch_do_not_see_each_other(tiny_denoiser, x, cond):

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.utils._pytree import tree_map_only
 
-from presto_data import LatentSet, batches, encode_corpus, synthetic_corpus
+from presto_data import LatentSet, Mixture, batches, encode_corpus, synthetic_corpus
 from presto_distill.cards import measure, measure_stereo, write_card
 from presto_distill.experiment import file_digest
 from presto_distill.fit import fit
@@ -59,17 +59,30 @@ class BundlePreset:
     clips: int = 2400
     held_out: int = 512
     clip_seconds: float = 10.5
+    long_clips: int = 360  # besides, so that models know 32 s too
+    long_seconds: float = 33.0
     seed: int = 0  # of the training songs; held-out songs have seed + 1000
-    dit: DiTConfig = micro()
+    dit: DiTConfig = replace(micro(), frame_rate=44_100 / 2048)
+    tempo_dropout: float = 0.15  # of crops, so that a prompt need not state one
     embedder: TrainConfig = TrainConfig(steps=400, lr=1e-3, warmup=50, decay="cosine")
     embedder_batch: int = 64
-    base: TrainConfig = TrainConfig(steps=3600, lr=1e-3, warmup=200, decay="cosine")
+    base: TrainConfig = TrainConfig(steps=14_000, lr=1e-3, warmup=200, decay="cosine", compile=True)
     layers: TrainConfig = replace(SMALL_LAYERS, steps=400, ema_decay=0.99)
     warm_start: TrainConfig = replace(SMALL_WARM_START, steps=600, ema_decay=0.97)
     steps: TrainConfig = replace(SMALL_STEPS, steps=60)
     guidance_scale: float = 1.0  # of the teacher of few-step generators; see presets.Preset
-    frames_and_batch: tuple[tuple[int, int], ...] = ((64, 24), (64, 24), (64, 24), (216, 8))
-    trajectories: tuple[tuple[int, int, int], ...] = ((64, 1536, 32), (216, 384, 10))  # + clips
+    frames_and_batch: tuple[tuple[int, int], ...] = (
+        (64, 24),
+        (216, 8),
+        (64, 24),
+        (216, 8),
+        (689, 3),
+    )
+    trajectories: tuple[tuple[int, int, int], ...] = (  # frames, clips, batch
+        (64, 1536, 32),
+        (216, 384, 10),
+        (689, 96, 3),
+    )
     stereo: TrainConfig = TrainConfig(steps=1500, lr=1e-3, warmup=50, decay="cosine")
     stereo_clips: int = 400
     stereo_held_out: int = 48
@@ -83,9 +96,11 @@ def smallest() -> BundlePreset:
     return BundlePreset(
         clips=24,
         held_out=16,
+        long_clips=4,
+        long_seconds=12.0,
         embedder=TrainConfig(steps=2, lr=1e-3),
         embedder_batch=8,
-        base=TrainConfig(steps=2, lr=1e-3),
+        base=TrainConfig(steps=2, lr=1e-3, compile=False),
         layers=replace(SMALL_LAYERS, steps=2),
         warm_start=replace(SMALL_WARM_START, steps=1),
         steps=replace(SMALL_STEPS, steps=1),
@@ -101,12 +116,12 @@ def smallest() -> BundlePreset:
 
 
 def encode_bundle_corpus(
-    preset: BundlePreset, out: Path, *, seed: int, clips: int, device: str = "cpu"
+    preset: BundlePreset, out: Path, *, seed: int, clips: int, seconds: float, device: str = "cpu"
 ) -> LatentSet:
     """Render and encode songs with the codec in `out`; kept in `out`/latents for the next stage."""
     codec = Autoencoder.from_pretrained(out / "codec", device=device)
     digest = file_digest(out / "codec" / "model.safetensors")
-    corpus = synthetic_corpus(clips, seed=seed, seconds=preset.clip_seconds)
+    corpus = synthetic_corpus(clips, seed=seed, seconds=seconds)
     shards = encode_corpus(
         corpus,
         lambda audio: codec.encode(audio.to(device)),
@@ -120,16 +135,30 @@ def encode_bundle_corpus(
 
 def encode_splits(
     preset: BundlePreset, out: Path, *, device: str = "cpu"
-) -> tuple[LatentSet, LatentSet]:
-    """Training songs and held-out songs."""
-    train = encode_bundle_corpus(preset, out, seed=preset.seed, clips=preset.clips, device=device)
-    seed, clips = preset.seed + 1000, preset.held_out
-    return train, encode_bundle_corpus(preset, out, seed=seed, clips=clips, device=device)
+) -> tuple[list[LatentSet], LatentSet]:
+    """Training songs, the short and the long ones, and held-out songs."""
+    short, held, long = (
+        encode_bundle_corpus(
+            preset, out, seed=preset.seed + offset, clips=clips, seconds=seconds, device=device
+        )
+        for offset, clips, seconds in (
+            (0, preset.clips, preset.clip_seconds),
+            (1000, preset.held_out, preset.clip_seconds),
+            (500, preset.long_clips, preset.long_seconds),
+        )
+    )
+    return [short, long], held
+
+
+def fitting(parts: list[LatentSet], frames: int) -> Mixture:
+    """Songs that crops of so many frames can be cut from, drawn in proportion to their length."""
+    sizes = [(part, part.lengths.sum()) for part in parts if part.lengths.min() >= frames]
+    return Mixture(*sizes)
 
 
 def train_embedder(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
     """Train the contrastive embedder; its prompt encoder is saved for the models too."""
-    data, held = encode_splits(preset, out, device=device)
+    (data, _), held = encode_splits(preset, out, device=device)
     torch.manual_seed(preset.seed)
     trainer = Trainer(Contrastive(ContrastiveEmbedder()), preset.embedder, device)
 
@@ -169,10 +198,17 @@ def train_base(preset: BundlePreset, out: Path, *, device: str = "cpu") -> None:
     write_card(out / "base", preset, preset.base, records, metrics, started)
 
 
-def mixed_lengths(data: LatentSet, text: TextEncoder, preset: BundlePreset) -> Stream:
+def mixed_lengths(data: list[LatentSet], text: TextEncoder, preset: BundlePreset) -> Stream:
     """Batches that take turns in length, so that one model knows short and long clips."""
     return in_turn(
-        conditioned(data, text, batch=batch, frames=frames, seed=preset.seed + i)
+        conditioned(
+            fitting(data, frames),
+            text,
+            batch=batch,
+            frames=frames,
+            seed=preset.seed + i,
+            tempo_dropout=preset.tempo_dropout,
+        )
         for i, (frames, batch) in enumerate(preset.frames_and_batch)
     )
 
@@ -205,8 +241,9 @@ class Workbench:
         seed, cfg = self.preset.seed, RegressionConfig(guidance_scale=self.cfg.guidance_scale)
         streams = []
         for frames, clips, batch in self.preset.trajectories:
-            size = {"batch": clips, "frames": frames}
-            real = next(conditioned(self.data, self.text, **size, seed=seed)(0))
+            songs, size = fitting(self.data, frames), {"batch": clips, "frames": frames}
+            size |= {"tempo_dropout": self.preset.tempo_dropout}
+            real = next(conditioned(songs, self.text, **size, seed=seed)(0))
             real = tree_map_only(torch.Tensor, lambda leaf: leaf.to(self.device), real)
             rng = torch.Generator(self.device).manual_seed(seed)
             with autocast(torch.device(self.device)):

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from presto_data import LatentSet, encode_corpus, folder_corpus, synthetic_corpus
 from presto_data.clips import Corpus
@@ -253,8 +253,10 @@ class Lab:
                 rng = torch.Generator(self.device).manual_seed(self.seed)
                 with autocast(self.device):
                     solved = solve(self.teacher, null_condition, clips, rng, cfg)
-                write_atomic(path, lambda temporary: torch.save(tree_leaves(solved), temporary))
-        x, sigma, end, *cond = torch.load(path, map_location="cpu", weights_only=True)
+                write_atomic(
+                    path, lambda temporary: torch.save([*solved[:-1], list(solved.cond)], temporary)
+                )
+        x, sigma, end, cond = torch.load(path, map_location="cpu", weights_only=True)
         return Trajectories(x, sigma, end, Condition(*cond))
 
     # ------------------------------------------------------------------ evaluation

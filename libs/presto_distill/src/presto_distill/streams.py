@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from itertools import count
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -15,14 +17,27 @@ from presto_models.text_encoders import Cached
 
 
 def conditioned(
-    data: Latents, text: PromptEncoder, *, batch: int, frames: int, seed: int
+    data: Latents,
+    text: PromptEncoder,
+    *,
+    batch: int,
+    frames: int,
+    seed: int,
+    tempo_dropout: float = 0.0,
 ) -> Stream:
-    """Batches of latents with captions and tempi encoded as conditions, once per caption."""
+    """Batches of latents with captions and tempi encoded as conditions, once per caption.
+
+    A crop's `beat` is told as if its recording began on a beat, as rendered ones do. A share
+    `tempo_dropout` of crops keeps its tempo to itself, so that prompts need not state one.
+    """
     encoder = Cached(text)
 
     def stream(start: int) -> Iterator[Batch]:
-        for item in batches(data, batch_size=batch, frames=frames, seed=seed, start=start):
-            cond = condition(encoder, item.captions, item.tempo)
+        drawn = batches(data, batch_size=batch, frames=frames, seed=seed, start=start)
+        for k, item in enumerate(drawn, start):
+            kept = torch.from_numpy(np.random.default_rng([seed, k]).random(batch)) >= tempo_dropout
+            beat = item.start * item.tempo / 60
+            cond = condition(encoder, item.captions, item.tempo * kept, beat=beat)
             yield Batch(item.latents, tree_map_only(Tensor, Tensor.cpu, cond))
 
     return stream

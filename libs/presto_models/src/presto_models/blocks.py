@@ -29,6 +29,34 @@ class Fourier(nn.Module):
         return self.out(waves.to(self.out.weight.dtype))
 
 
+class Beats(nn.Module):
+    """Tells each token where it is in its beat, bar and section, if the tempo is known.
+
+    Waves of the beats since the music began: a network can lay its rhythm on them instead of
+    counting frames, and finds the same grid at every noise level. Our default; not stated in the
+    paper. `frame_rate` is that of the latents, in Hz.
+    """
+
+    WAVES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 3, 1 / 2, 1.0, 2.0, 3.0, 4.0)  # per beat
+
+    def __init__(self, width: int, frame_rate: float):
+        super().__init__()
+        self.frame_rate = frame_rate
+        self.out = nn.Linear(2 * len(self.WAVES), width, bias=False)
+
+    def forward(
+        self, frames: int, tempo: Float[Tensor, " b"], beat: Float[Tensor, " b"] | None
+    ) -> Float[Tensor, "b n d"]:
+        """`tempo` in bpm, 0 where unknown; `beat` is the one a clip begins on, None: 0."""
+        tempo = tempo.float()[:, None]
+        beats = torch.arange(frames, device=tempo.device) * tempo / (60 * self.frame_rate)
+        beats = beats if beat is None else beats + beat[:, None]
+        waves = torch.tensor(self.WAVES, device=tempo.device)
+        angle = 2 * math.pi * beats[..., None] * waves
+        grid = torch.cat([angle.cos(), angle.sin()], dim=-1) * (tempo > 0)[..., None]
+        return self.out(grid.to(self.out.weight.dtype))
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention over time with rotary positions and normalised queries and keys."""
 

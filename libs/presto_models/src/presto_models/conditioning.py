@@ -35,6 +35,7 @@ class Condition(NamedTuple):
     start: Float[Tensor, " b"] | None = None  # seconds into its recording at which the clip begins
     total: Float[Tensor, " b"] | None = None  # seconds the recording lasts; 0 = not stated
     tags: Bool[Tensor, "b g"] | None = None  # one column per tag of the network's vocabulary
+    beat: Float[Tensor, " b"] | None = None  # on which the clip begins, since the music did; 0
 
 
 def null_condition(cond: Condition) -> Condition:
@@ -265,14 +266,16 @@ def condition(
     start: Sequence[float] | Tensor | None = None,
     total: Sequence[float] | Tensor | None = None,
     tags: Bool[Tensor, "b g"] | None = None,
+    beat: Float[Tensor, " b"] | None = None,
 ) -> Condition:
     """Encode captions with a frozen text encoder and put what else is known beside them.
 
     `tempo` in bpm (None or 0 = not stated), `key` as `check_key` reads it, `start` and `total` in
-    seconds, `tags` from `tag_columns`. Raises ValueError where their number is not the captions',
+    seconds, `tags` from `tag_columns`, `beat` in beats since the music began. Raises ValueError where their number is not the captions',
     for an unknown key and for impossible seconds.
     """
     stated = {"tempo": tempo, "key": key, "start": start, "total": total, "tags": tags}
+    stated |= {"beat": beat}
     for name, values in stated.items():
         if values is not None and len(values) != len(captions):
             raise ValueError(f"{name} has {len(values)} values for {len(captions)} captions")
@@ -284,7 +287,8 @@ def condition(
         key = torch.tensor(key, device=text.device)
     start, total = (_seconds(v, text.device) for v in (start, total))
     tags = None if tags is None else tags.to(text.device)
-    return Condition(text, mask, _numbers(tempo, text.device), key, start, total, tags)
+    beat = None if beat is None else _numbers(beat, text.device)
+    return Condition(text, mask, _numbers(tempo, text.device), key, start, total, tags, beat)
 
 
 def _seconds(values: Sequence[float] | Tensor | None, device: torch.device) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from presto_models.attention import rotary_table
-from presto_models.blocks import Block, Fourier
+from presto_models.blocks import Beats, Block, Fourier
 from presto_models.conditioning import Condition, Metadata
 from presto_models.denoiser import Hidden, Tap
 from presto_models.edm import SIGMA_DATA, Precondition
@@ -41,6 +41,7 @@ class DiTConfig:
     key: bool = False  # tell it the musical key
     timing: bool = False  # tell it where in a recording of what length the clip begins
     tags: tuple[str, ...] = ()  # tell it which of these the clip has
+    frame_rate: float = 0.0  # of the latents, Hz: tell its tokens where in their beat they are
 
 
 class Prepared(NamedTuple):
@@ -70,6 +71,7 @@ class DiT(nn.Module):
         self.noise = Fourier(width)
         self.tempo = Fourier(width, low=0.05, high=8.0)
         self.no_tempo = nn.Parameter(torch.zeros(width))
+        self.beats = Beats(width, config.frame_rate) if config.frame_rate else None
         self.metadata = Metadata(width, key=config.key, timing=config.timing, tags=len(config.tags))
         self.budget = nn.Embedding(config.depth, width) if config.budget_embedding else None
         self.noise_to = Fourier(width) if config.trajectory else None
@@ -177,6 +179,9 @@ class DiT(nn.Module):
         if missing := [i for i in wanted if i != -1 and i not in everyone]:
             raise ValueError(f"tap {missing[0]} is not among the blocks that run: {everyone}")
         h = self.input(x.to(self.input.weight.dtype).transpose(1, 2))
+        if self.beats is not None and cond is not None:
+            asked = cond.cond if isinstance(cond, Prepared) else cond
+            h = h + self.beats(h.shape[1], asked.tempo, asked.beat)
         head_width = self.config.width // self.config.heads
         rotary = rotary_table(h.shape[1], head_width, h.device, h.dtype)
         cond, ready = cond if isinstance(cond, Prepared) else (cond, None)

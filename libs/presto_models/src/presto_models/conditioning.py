@@ -271,8 +271,8 @@ def condition(
     """Encode captions with a frozen text encoder and put what else is known beside them.
 
     `tempo` in bpm (None or 0 = not stated), `key` as `check_key` reads it, `start` and `total` in
-    seconds, `tags` from `tag_columns`, `beat` in beats since the music began. Raises ValueError where their number is not the captions',
-    for an unknown key and for impossible seconds.
+    seconds, `tags` from `tag_columns`, `beat` in beats since the music began. Raises ValueError
+    where their number is not the captions', for an unknown key and for impossible seconds.
     """
     stated = {"tempo": tempo, "key": key, "start": start, "total": total, "tags": tags}
     stated |= {"beat": beat}

@@ -1,20 +1,28 @@
 """The recipe of the bundled weights, once through with almost no steps, and what is bundled."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
-from presto_data import synthetic_corpus
+from presto_data import LatentSet, Metadata, batches, synthetic_corpus
 from presto_distill import Batch
-from presto_distill.bundle import mixed_lengths, smallest, train_bundle
+from presto_distill.bundle import STAGES, train_bundle
+from presto_distill.bundle.data import fitting, mixed_lengths
+from presto_distill.bundle.preset import smallest
 from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
 from presto_distill.metrics.stereo import decorrelated, stereo_errors
 from presto_distill.objectives.autoencoding import Autoencoding
 from presto_distill.objectives.contrastive import Contrastive
-from presto_models import Autoencoder, DiTConfig, MonoToStereo, Pipeline, PrestoDenoiser
+from presto_models import (
+    Autoencoder,
+    DiTConfig,
+    MonoToStereo,
+    Pipeline,
+    PrestoDenoiser,
+    TextEncoder,
+)
 from presto_models.pipeline import VARIANTS
 from presto_models.snapshot import find_snapshot
 
@@ -23,12 +31,12 @@ TINY = replace(
 )
 
 
-def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_path):
-    shutil.copytree(find_snapshot("presto-small") / "codec", tmp_path / "codec")
+def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_path, capsys):
     train_bundle(TINY, tmp_path)
-    for name in ("text", "embedder", *VARIANTS):
+    for name in ("codec", "text", "embedder", "stereo", *VARIANTS):
         card = json.loads((tmp_path / name / "card.json").read_text())
-        assert card["data"]["clips"] == 16 and card["loss_curve"] and card["metrics"]
+        clips = 2 if name in ("codec", "stereo") else 16
+        assert card["data"]["clips"] == clips and card["loss_curve"] and card["metrics"]
     card = json.loads((tmp_path / "steps" / "card.json").read_text())
     assert "regression" in card["starts_from"]["loss_curve"][0]
     for variant in VARIANTS:
@@ -37,11 +45,34 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
         made = pipeline("jazz --bpm 90", seconds=0.5)
         assert made.audios.shape == (1, 1, 22_050) and made.audios.isfinite().all()
 
+    # Of what is done only that is done again which something has changed for.
+    capsys.readouterr()
+    train_bundle(TINY, tmp_path)
+    assert capsys.readouterr().out == "".join(f"{name}: up to date\n" for name in STAGES)
+    before = (tmp_path / "layers_steps" / "model.safetensors").read_bytes()
+    longer = replace(TINY, layers=replace(TINY.layers, steps=3))
+    train_bundle(longer, tmp_path, ("base", "layers", "steps", "layers_steps"))
+    assert capsys.readouterr().out == "base: up to date\nsteps: up to date\n"
+    assert (tmp_path / "layers_steps" / "model.safetensors").read_bytes() != before
+
+
+def test_a_stage_whose_inputs_are_missing_says_which(tmp_path):
+    with pytest.raises(ValueError, match="holds no codec"):
+        train_bundle(TINY, tmp_path, ("base",))
+
+
+def test_crops_are_cut_from_the_songs_that_are_long_enough():
+    short, long = (
+        LatentSet(torch.full((n, 2, t), float(t)), ["song"] * n, [Metadata()] * n)
+        for n, t in ((30, 20), (10, 60))
+    )
+    both, one = fitting([short, long], 20), fitting([short, long], 21)
+    assert (len(both), len(one)) == (40, 10)
+    drawn = next(batches(both, batch_size=1000, frames=20, seed=0)).latents[:, 0, 0]
+    assert (drawn == 60).sum() == 500  # as many hours of either
+
 
 def test_the_stream_of_mixed_lengths_resumes_anywhere(tmp_path):
-    from presto_data import LatentSet, Metadata
-    from presto_models import TextEncoder
-
     data = LatentSet(torch.randn(10, 4, 64), [f"clip {i}" for i in range(10)], [Metadata()] * 10)
     preset = replace(TINY, frames_and_batch=((16, 3), (32, 2), (16, 3)))
     stream = mixed_lengths([data], TextEncoder(), preset)

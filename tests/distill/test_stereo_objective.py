@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from presto_distill import Batch
-from presto_distill.bundle import smallest, train_bundle
+from presto_distill.bundle import train_bundle
+from presto_distill.bundle.preset import smallest
 from presto_distill.metrics.stereo import (
     NARROWEST,
     decorrelated,
@@ -24,8 +25,9 @@ from presto_distill.objectives.stereo import (
     spectral_distance,
     view,
 )
-from presto_distill.stereo_clips import FULL, crops, rendered
+from presto_distill.rendered_clips import FULL, crops, log_bands, rendered, stereo, windows
 from presto_distill.trainer import TrainConfig, Trainer
+from presto_models import Autoencoder
 from presto_models.stereo import MonoToStereo, MonoToStereoConfig
 
 TINY = MonoToStereoConfig(window_length=256, bands_per_erb=1, width=8, depth=1)
@@ -132,13 +134,33 @@ def test_rendered_clips_are_kept(tmp_path):
     from presto_data import synthetic_corpus
 
     corpus, path = synthetic_corpus(1, seconds=0.5), tmp_path / "clips.npy"
-    audio = rendered(corpus, path)
+    audio = rendered(corpus, path, stereo)
     assert audio.shape == (1, 2, 22_050) and audio.dtype == np.int16
     torch.testing.assert_close(
         torch.from_numpy(audio[0] / np.float32(FULL)), corpus[0].audio, atol=2e-5, rtol=0
     )
     np.save(path, np.zeros((1, 2, 5), np.int16))
-    assert rendered(corpus, path).shape == (1, 2, 5)
+    assert rendered(corpus, path, stereo).shape == (1, 2, 5)
+    codec = Autoencoder()
+    bands = rendered(corpus, tmp_path / "bands.npy", log_bands)
+    exact = codec.log_bands(corpus[0].mono().audio)
+    torch.testing.assert_close(torch.tensor(bands).float(), exact, atol=0.01, rtol=0)
+
+
+def test_windows_for_the_codec_are_tilted_pieces_of_the_clips_and_resume_anywhere():
+    rng = np.random.default_rng(0)
+    clips = rng.normal(size=(4, 50, 6)).astype(np.float16)
+    stream = windows(clips, batch=6, frames=8, seed=0)
+    first = [batch.x for batch, _ in zip(stream(0), range(3), strict=False)]
+    assert torch.equal(next(stream(2)).x, first[2]) and first[0].shape == (6, 8, 6)
+    pieces = torch.from_numpy(clips).float().unfold(1, 8, 1).mT.flatten(0, 1)  # every window
+    for window in first[0][2:]:  # a third are mixtures
+        change = window - pieces  # of the right piece: the same in all frames, linear in frequency
+        steady = (change - change[:, :1]).abs().amax((1, 2))
+        assert steady.min() < 1e-3
+        line = change[steady.argmin()][0]
+        assert line.diff(n=2).abs().max() < 1e-3
+        assert line.abs().max() <= 10.5 * np.log(10) / 20 + 1e-3
 
 
 def test_the_stage_leaves_a_snapshot_and_a_card_with_both_baselines(tmp_path):

@@ -121,22 +121,27 @@ def train_bundle(
     *,
     out: Out = None,
     stages: tuple[str, ...] = (),
-    smallest: bool = False,
+    preset: str = "cpu",
     device: str = "cpu",
 ) -> int:
-    """Train the bundled embedder, prompt encoder, base model and students from the repository.
+    """Train codec, embedder, base model, students and stereo from nothing but the repository.
+
+    Stages whose preset and inputs have not changed are left as they are; killed, it resumes.
 
     Args:
-        out: Folder that holds codec/ and receives the other models; default presto-small.
-        stages: Some of embedder, base, layers, steps, layers_steps, stereo; default all, in this
-            order.
-        smallest: Every stage once with almost no steps, to try the command.
+        out: Folder that receives the models; default presto-small.
+        stages: Some of codec, embedder, base, layers, steps, layers_steps, stereo; default all, in
+            this order.
+        preset: cpu, gpu or smallest, which trains almost nothing, to try the command.
         device: cpu or cuda.
     """
     from presto_distill import bundle
 
-    preset = bundle.smallest() if smallest else bundle.BundlePreset()
-    bundle.train_bundle(preset, out or Path("presto-small"), stages, device=device)
+    if preset not in bundle.PRESETS:
+        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(bundle.PRESETS)}")
+    bundle.train_bundle(
+        bundle.PRESETS[preset](), out or Path("presto-small"), stages, device=device
+    )
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from presto_data import LatentSet
+from presto_data import LatentSet, synthetic_corpus
 from presto_distill.metrics import evaluate
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
 from presto_distill.metrics.stereo import (
@@ -22,9 +22,9 @@ from presto_distill.metrics.stereo import (
     level_and_correlation,
     stereo_errors,
 )
-from presto_distill.stereo_clips import FULL
+from presto_distill.rendered_clips import FULL
 from presto_distill.trainer import TrainConfig
-from presto_models import MonoToStereo, PrestoDenoiser, TextEncoder
+from presto_models import Autoencoder, MonoToStereo, PrestoDenoiser, TextEncoder
 from presto_models.conditioning import condition
 from presto_models.pipeline import Pipeline
 from presto_models.precision import autocast
@@ -33,7 +33,7 @@ from presto_models.sampling import Sampling
 from presto_models.snapshot import write_atomic
 
 if TYPE_CHECKING:
-    from presto_distill.bundle import BundlePreset
+    from presto_distill.bundle.preset import BundlePreset
 
 
 @torch.inference_mode()
@@ -50,6 +50,17 @@ def measure_stereo(model: MonoToStereo, *, held: np.ndarray, train: np.ndarray) 
     }
     errors = {name: stereo_errors(made, real) for name, made in widened.items()}
     return {"band_edges_hz": EDGES, "held_out_clips": len(held), **errors}
+
+
+def measure_codec(out: Path, *, seed: int, clips: int) -> dict[str, Any]:
+    """Means over held-out rendered clips; `benchmarks/codec.py` measures recordings too."""
+    from presto_distill.lab.autoencoder import round_trips
+
+    codec = Autoencoder.from_pretrained(out / "codec")
+    music = synthetic_corpus(clips, seed=seed, seconds=6.0)
+    trips = round_trips(codec, music, [codec.config.iterations])
+    means = trips.drop(columns=["clip", "iterations"]).mean().round(3)
+    return {"held_out_seed": seed, "rendered": {"clips": clips, **means.to_dict()}}
 
 
 @torch.inference_mode()

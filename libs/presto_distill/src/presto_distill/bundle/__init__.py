@@ -1,0 +1,107 @@
+"""Training of the bundled models from nothing but this repository, stage after stage.
+
+    presto train-bundle --out presto-small --stages embedder base
+
+A stage runs again only if its part of the preset, or a model it reads, has changed; killed, it
+resumes.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from presto_data.synthetic import VERSION
+from presto_distill.bundle.audio import train_codec, train_embedder, train_stereo
+from presto_distill.bundle.denoisers import (
+    train_base,
+    train_layers,
+    train_layers_steps,
+    train_steps,
+)
+from presto_distill.bundle.preset import PRESETS, BundlePreset
+from presto_distill.experiment import file_digest
+from presto_models.snapshot import write_atomic
+
+__all__ = ["PRESETS", "STAGES", "BundlePreset", "Stage", "train_bundle"]
+
+
+class Stage(NamedTuple):
+    """How a stage is run, and all that its result depends on."""
+
+    train: Callable[[BundlePreset, Path, str], None]
+    makes: tuple[str, ...]  # folders, the last of which is written last
+    reads: tuple[str, ...]  # folders of earlier stages
+    uses: tuple[str, ...]  # fields of the preset
+
+
+SONGS = ("seed", "clips", "held_out", "clip_seconds")
+CROPS = (*SONGS, "long_clips", "long_seconds", "tempo_dropout", "frames_and_batch")
+FEW_STEPS = (*CROPS, "guidance_scale", "trajectories", "warm_start", "steps")
+STAGES = {
+    "codec": Stage(
+        train_codec,
+        ("codec",),
+        (),
+        ("seed", "codec", "codec_clips", "codec_held_out", "codec_seconds", "codec_batch"),
+    ),
+    "embedder": Stage(
+        train_embedder, ("embedder", "text"), ("codec",), (*SONGS, "embedder", "embedder_batch")
+    ),
+    "base": Stage(train_base, ("base",), ("codec", "text", "embedder"), (*CROPS, "dit", "base")),
+    "layers": Stage(
+        train_layers, ("layers",), ("codec", "text", "embedder", "base"), (*CROPS, "layers")
+    ),
+    "steps": Stage(
+        train_steps,
+        ("steps_warm_start", "steps"),
+        ("codec", "text", "embedder", "base"),
+        FEW_STEPS,
+    ),
+    "layers_steps": Stage(
+        train_layers_steps,
+        ("layers_steps_warm_start", "layers_steps"),
+        ("codec", "text", "embedder", "base", "layers"),
+        FEW_STEPS,
+    ),
+    "stereo": Stage(
+        train_stereo,
+        ("stereo",),
+        (),
+        ("seed", "stereo", "stereo_clips", "stereo_held_out", "stereo_seconds", "stereo_batch"),
+    ),
+}
+
+
+def train_bundle(
+    preset: BundlePreset, out: Path, stages: tuple[str, ...] = (), device: str = "cpu"
+) -> None:
+    """Run the stages in order; each reads what the earlier ones left in `out` and resumes."""
+    for name in stages or STAGES:
+        if name not in STAGES:
+            raise ValueError(f"unknown stage {name!r}: choose from {', '.join(STAGES)}")
+        stage, note = STAGES[name], out / f"{name}.inputs.json"
+        facts = inputs(stage, preset, out)
+        same = note.exists() and json.loads(note.read_text()) == facts
+        if same and (out / stage.makes[-1] / "card.json").exists():
+            print(f"{name}: up to date")
+            continue
+        if not same:  # nothing of another run may be taken for part of this one
+            for made in stage.makes:
+                (out / made / "card.json").unlink(missing_ok=True)
+                (out / f"{made}.checkpoint").unlink(missing_ok=True)
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomic(note, lambda path, facts=facts: path.write_text(json.dumps(facts)))
+        stage.train(preset, out, device)
+
+
+def inputs(stage: Stage, preset: BundlePreset, out: Path) -> dict[str, Any]:
+    """What a stage's result depends on, as JSON; ValueError where an earlier stage is missing."""
+    weights = {name: out / name / "model.safetensors" for name in stage.reads}
+    if missing := [name for name, path in weights.items() if not path.exists()]:
+        raise ValueError(f"{out} holds no {missing[0]}: train or copy it first")
+    fields = {name: value for name, value in asdict(preset).items() if name in stage.uses}
+    reads = {name: file_digest(path) for name, path in weights.items()}
+    facts = {"corpus": VERSION, "preset": fields, "reads": reads}
+    return json.loads(json.dumps(facts))

@@ -1,0 +1,97 @@
+"""Stages that know sound: codec, embedder with its prompt encoder, mono to stereo."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from presto_data import batches, synthetic_corpus
+from presto_distill.bundle.cards import measure_codec, measure_stereo, write_card
+from presto_distill.bundle.data import held_out_songs, kept, short_songs
+from presto_distill.bundle.preset import BundlePreset
+from presto_distill.fit import fit
+from presto_distill.metrics.clap_score import retrieval_accuracy
+from presto_distill.metrics.contrastive import ContrastiveEmbedder
+from presto_distill.objective import Batch
+from presto_distill.objectives.autoencoding import (
+    Autoencoding,
+    fit_linear_paths,
+    standardise_latents,
+)
+from presto_distill.objectives.contrastive import Contrastive
+from presto_distill.objectives.stereo import Widening
+from presto_distill.rendered_clips import crops, log_bands, rendered, stereo, windows
+from presto_distill.trainer import Trainer
+from presto_models import Autoencoder
+from presto_models.stereo import MonoToStereo
+
+
+def train_codec(preset: BundlePreset, out: Path, device: str) -> None:
+    """Train the codec from its best linear one, and standardise its latents."""
+    corpus = synthetic_corpus(preset.codec_clips, seed=preset.seed, seconds=preset.codec_seconds)
+    songs = rendered(corpus, kept(out, corpus, "bands"), log_bands, workers=preset.workers)
+    torch.manual_seed(preset.seed)
+    codec = Autoencoder()
+    some = torch.tensor(songs[:: -(-len(songs) // 400)]).float().clamp_min(codec.floor)
+    fit_linear_paths(codec, some)
+    trainer = Trainer(Autoencoding(codec), preset.codec, device)
+    batch, frames = preset.codec_batch
+    started = time.perf_counter()
+    stream = windows(songs, batch=batch, frames=frames, seed=preset.seed)
+    records = fit(trainer, stream, out / "codec.checkpoint", label="codec")
+    codec = trainer.averages["autoencoder"].cpu()
+    standardise_latents(codec, some)
+    codec.save_pretrained(out / "codec", dtype=torch.bfloat16)
+    metrics = measure_codec(out, seed=preset.seed + 1000, clips=preset.codec_held_out)
+    data = replace(preset, clips=preset.codec_clips, clip_seconds=preset.codec_seconds)
+    write_card(out / "codec", data, preset.codec, records, metrics, started)
+
+
+def train_embedder(preset: BundlePreset, out: Path, device: str) -> None:
+    """Train the contrastive embedder; its prompt encoder is saved for the models too."""
+    data, held = short_songs(preset, out, device), held_out_songs(preset, out, device)
+    torch.manual_seed(preset.seed)
+    trainer = Trainer(Contrastive(ContrastiveEmbedder()), preset.embedder, device)
+
+    def stream(start: int) -> Iterator[Batch]:
+        size = {"batch_size": preset.embedder_batch, "frames": 64}
+        for item in batches(data, **size, seed=preset.seed, start=start):
+            yield Batch(item.latents, item.captions)
+
+    started = time.perf_counter()
+    records = fit(trainer, stream, out / "embedder.checkpoint", label="embedder")
+    model = trainer.averages["embedder"]
+    with torch.inference_mode():
+        audio = model.embed(held.latents[..., :64].to(device)).cpu()
+        text = model.embed_text(held.captions).cpu()
+    hits, chance = retrieval_accuracy(audio, text, k=10)
+    model.save_pretrained(out / "embedder", dtype=torch.float16)
+    model.text.save_pretrained(out / "text", dtype=torch.float16)
+    metrics = {"held_out_recall_at_10": hits, "chance": chance, "held_out_clips": len(held)}
+    for name in ("embedder", "text"):
+        write_card(out / name, preset, preset.embedder, records, metrics, started)
+
+
+def train_stereo(preset: BundlePreset, out: Path, device: str) -> None:
+    """Train mono to stereo on rendered stereo; compare it with mono and with a delayed mid."""
+    splits = []
+    for seed, clips in (
+        (preset.seed, preset.stereo_clips),
+        (preset.seed + 1000, preset.stereo_held_out),
+    ):
+        corpus = synthetic_corpus(clips, seed=seed, seconds=preset.stereo_seconds)
+        path = kept(out, corpus, "stereo")
+        splits.append(rendered(corpus, path, stereo, workers=preset.workers))
+    torch.manual_seed(preset.seed)
+    trainer = Trainer(Widening(MonoToStereo()), preset.stereo, device)
+    batch, samples = preset.stereo_batch
+    started = time.perf_counter()
+    stream = crops(splits[0], batch=batch, samples=samples, seed=preset.seed)
+    records = fit(trainer, stream, out / "stereo.checkpoint", label="stereo")
+    model = trainer.averages["generator"]
+    model.save_pretrained(out / "stereo", dtype=torch.bfloat16)
+    metrics = measure_stereo(model.cpu(), held=splits[1], train=splits[0][:64])
+    data = replace(preset, clips=preset.stereo_clips, clip_seconds=preset.stereo_seconds)
+    write_card(out / "stereo", data, preset.stereo, records, metrics, started)

@@ -1,0 +1,192 @@
+"""Stages that make denoisers: the base model and its three students."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from presto_distill.bundle.cards import measure, write_card
+from presto_distill.bundle.data import (
+    fitting,
+    held_out_songs,
+    long_songs,
+    mixed_lengths,
+    short_songs,
+)
+from presto_distill.bundle.preset import BundlePreset
+from presto_distill.fit import fit
+from presto_distill.objective import Objective
+from presto_distill.objectives.denoising import Denoising
+from presto_distill.objectives.presto_l import PrestoL
+from presto_distill.objectives.presto_ls import PrestoLS, PrestoLSConfig
+from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
+from presto_distill.objectives.regression import (
+    Regression,
+    RegressionConfig,
+    point_stream,
+    solve,
+)
+from presto_distill.streams import conditioned, in_turn
+from presto_distill.trainer import Stream, TrainConfig, Trainer
+from presto_models import PrestoDenoiser, PrestoDenoiserConfig, TextEncoder, presto_schedule
+from presto_models.conditioning import null_condition
+from presto_models.pipeline import Sampling
+from presto_models.precision import autocast
+
+
+def train_base(preset: BundlePreset, out: Path, device: str) -> None:
+    """Train the base denoiser on crops of several lengths and measure its 24-step samples."""
+    data = [short_songs(preset, out, device), long_songs(preset, out, device)]
+    held = held_out_songs(preset, out, device)
+    text = TextEncoder.from_pretrained(out / "text")
+    torch.manual_seed(preset.seed)
+    model = PrestoDenoiser(PrestoDenoiserConfig(preset.dit))
+    trainer = Trainer(Denoising(model, null_condition), preset.base, device)
+    started = time.perf_counter()
+    stream = mixed_lengths(data, text, preset)
+    records = fit(trainer, stream, out / "base.checkpoint", label="base")
+    model = trainer.averages["base"]
+    model.save_pretrained(out / "base", dtype=torch.bfloat16)
+    sampling = {"24 Heun steps": Sampling(24)}
+    metrics = measure(model, held, out, seed=preset.seed, sampling=sampling)
+    write_card(out / "base", preset, preset.base, records, metrics, started)
+
+
+@dataclass
+class Workbench:
+    """What the distillations share: the data, prompt encoder and base model of one folder."""
+
+    preset: BundlePreset
+    out: Path
+    device: str
+
+    def __post_init__(self) -> None:
+        where = self.preset, self.out, self.device
+        self.data, self.held = [short_songs(*where), long_songs(*where)], held_out_songs(*where)
+        self.text = TextEncoder.from_pretrained(self.out / "text", device=self.device)
+        self.base = self.load("base")
+        self.schedule = presto_schedule(self.base.depth)
+        self.cfg = PrestoSConfig(guidance_scale=self.preset.guidance_scale)
+        self.taps = {"feature_layer": self.base.depth // 2 - 1, "width": self.base.config.dit.width}
+
+    def load(self, name: str) -> PrestoDenoiser:
+        return PrestoDenoiser.from_pretrained(self.out / name, device=self.device)
+
+    def clips(self) -> Stream:
+        """Real latents."""
+        return mixed_lengths(self.data, self.text, self.preset)
+
+    def points(self) -> Stream:
+        """Points on the base model's trajectories, batches taking turns in length as above."""
+        seed, cfg = self.preset.seed, RegressionConfig(guidance_scale=self.cfg.guidance_scale)
+        streams = []
+        for frames, clips, batch in self.preset.trajectories:
+            songs, size = fitting(self.data, frames), {"batch": clips, "frames": frames}
+            size |= {"tempo_dropout": self.preset.tempo_dropout}
+            real = next(conditioned(songs, self.text, **size, seed=seed)(0))
+            real = tree_map_only(torch.Tensor, lambda leaf: leaf.to(self.device), real)
+            rng = torch.Generator(self.device).manual_seed(seed)
+            with autocast(torch.device(self.device)):
+                solved = solve(self.base, null_condition, real, rng, cfg)
+            streams.append(point_stream(solved, batch=batch, seed=seed))
+        return in_turn(streams)
+
+    def train(
+        self,
+        name: str,
+        player: str,
+        objective: Callable[[], Objective],
+        stream: Callable[[], Stream],
+        train: TrainConfig,
+        config: PrestoDenoiserConfig,
+        start: str | None = None,
+    ) -> None:
+        """Train a student, measure it and write its card, unless that is done. The card holds
+        that of the model it starts from, if it is not the base."""
+        if (self.out / name / "card.json").exists():
+            return
+        started = time.perf_counter()
+        torch.manual_seed(self.preset.seed)
+        trainer = Trainer(objective(), train, self.device)
+        records = fit(trainer, stream(), self.out / f"{name}.checkpoint", label=name)
+        student = PrestoDenoiser(config)
+        student.load_state_dict(trainer.averages[player].state_dict())
+        student.save_pretrained(self.out / name, dtype=torch.bfloat16)
+        sampling = {"4 steps": Sampling(4), "2 steps": Sampling(2)}
+        sampling = sampling if config.few_step else {"24 Heun steps": Sampling(24)}
+        metrics = measure(
+            student.eval(), self.held, self.out, seed=self.preset.seed, sampling=sampling
+        )
+        write_card(self.out / name, self.preset, train, records, metrics, started, start=start)
+
+
+def train_layers(preset: BundlePreset, out: Path, device: str) -> None:
+    """Presto-L of the base model."""
+    bench = Workbench(preset, out, device)
+    base, schedule = bench.base, bench.schedule
+    bench.train(
+        "layers",
+        "student",
+        lambda: PrestoL(base, null_condition, schedule, depth=base.depth),
+        bench.clips,
+        preset.layers,
+        replace(base.config, schedule=schedule),
+    )
+
+
+def train_steps(preset: BundlePreset, out: Path, device: str) -> None:
+    """Presto-S of the base model, from a warm start that is kept beside it."""
+    bench = Workbench(preset, out, device)
+    base, config = bench.base, replace(bench.base.config, few_step=True)
+
+    def objective() -> Objective:
+        start = bench.load("steps_warm_start")
+        return PrestoS(base, null_condition, bench.cfg, generator=start, **bench.taps)
+
+    warm = preset.warm_start
+    bench.train(
+        "steps_warm_start", "generator", lambda: Regression(base), bench.points, warm, config
+    )
+    bench.train(
+        "steps", "generator", objective, bench.clips, preset.steps, config, start="steps_warm_start"
+    )
+
+
+def train_layers_steps(preset: BundlePreset, out: Path, device: str) -> None:
+    """Presto-LS: Presto-S with the blocks of the Presto-L student, likewise."""
+    bench = Workbench(preset, out, device)
+    layers, warm = bench.load("layers"), preset.warm_start
+    config = replace(layers.config, few_step=True)
+
+    def objective() -> Objective:
+        start = bench.load("layers_steps_warm_start")
+        return PrestoLS(
+            bench.base,
+            start,
+            null_condition,
+            layers.config.schedule,
+            PrestoLSConfig(guidance_scale=preset.guidance_scale),
+            depth=layers.depth,
+            **bench.taps,
+        )
+
+    bench.train(
+        "layers_steps_warm_start",
+        "generator",
+        lambda: Regression(layers),
+        bench.points,
+        warm,
+        config,
+    )
+    bench.train(
+        "layers_steps",
+        "generator",
+        objective,
+        bench.clips,
+        preset.steps,
+        config,
+        start="layers_steps_warm_start",
+    )

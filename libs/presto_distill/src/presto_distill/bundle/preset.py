@@ -1,0 +1,118 @@
+"""What the bundled weights are trained on and for how long."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from presto_distill.presets import SMALL_LAYERS, SMALL_STEPS, SMALL_WARM_START
+from presto_distill.trainer import TrainConfig
+from presto_models import DiTConfig
+from presto_models.sizes import micro
+
+
+@dataclass(frozen=True)
+class BundlePreset:
+    """Data, sizes and lengths of every stage; the defaults suit two CPU cores and a night."""
+
+    seed: int = 0  # of the training songs; long songs have seed + 500, held-out ones seed + 1000
+    workers: int = 2  # processes that render
+
+    codec: TrainConfig = TrainConfig(steps=8000, lr=1e-3, warmup=100, decay="cosine", compile=True)
+    codec_clips: int = 2400
+    codec_held_out: int = 24
+    codec_seconds: float = 6.0
+    codec_batch: tuple[int, int] = (16, 128)  # windows, spectrogram frames of each
+
+    clips: int = 2400
+    held_out: int = 512
+    clip_seconds: float = 10.5
+    embedder: TrainConfig = TrainConfig(steps=400, lr=1e-3, warmup=50, decay="cosine")
+    embedder_batch: int = 64
+
+    long_clips: int = 360  # besides, so that models know 32 s too
+    long_seconds: float = 33.0
+    dit: DiTConfig = replace(micro(), frame_rate=44_100 / 2048)
+    tempo_dropout: float = 0.15  # of crops, so that a prompt need not state one
+    frames_and_batch: tuple[tuple[int, int], ...] = (
+        (64, 24),
+        (216, 8),
+        (64, 24),
+        (216, 8),
+        (689, 3),
+    )
+    base: TrainConfig = TrainConfig(steps=14_000, lr=1e-3, warmup=200, decay="cosine", compile=True)
+
+    layers: TrainConfig = replace(SMALL_LAYERS, steps=400, ema_decay=0.99)
+    guidance_scale: float = 1.0  # of the teacher of few-step generators; see presets.Preset
+    trajectories: tuple[tuple[int, int, int], ...] = (  # frames, clips, batch
+        (64, 1536, 32),
+        (216, 384, 10),
+        (689, 96, 3),
+    )
+    warm_start: TrainConfig = replace(SMALL_WARM_START, steps=600, ema_decay=0.97)
+    steps: TrainConfig = replace(SMALL_STEPS, steps=60)
+
+    stereo: TrainConfig = TrainConfig(steps=1500, lr=1e-3, warmup=50, decay="cosine")
+    stereo_clips: int = 400
+    stereo_held_out: int = 48
+    stereo_seconds: float = 6.0
+    stereo_batch: tuple[int, int] = (6, 49_152)  # crops, samples of each
+
+
+def cpu() -> BundlePreset:
+    """Two CPU cores, a few hours: what is bundled."""
+    return BundlePreset()
+
+
+def gpu() -> BundlePreset:
+    """One GPU. Sized by estimate; not yet run."""
+    cpu = BundlePreset()
+    return replace(
+        cpu,
+        workers=14,
+        codec=replace(cpu.codec, steps=40_000),
+        codec_batch=(64, 128),
+        clips=12_000,
+        long_clips=2400,
+        frames_and_batch=((64, 192), (216, 64), (64, 192), (216, 64), (689, 24)),
+        base=replace(cpu.base, steps=100_000, warmup=1000, ema_decay=0.9999),
+        layers=replace(SMALL_LAYERS, steps=10_000, ema_decay=0.999),
+        trajectories=((64, 12_288, 256), (216, 3072, 80), (689, 768, 24)),
+        warm_start=replace(SMALL_WARM_START, steps=6000, ema_decay=0.99),
+        steps=replace(SMALL_STEPS, steps=3000, ema_decay=0.99),
+        stereo=replace(cpu.stereo, steps=20_000),
+        stereo_clips=2400,
+    )
+
+
+def smallest() -> BundlePreset:
+    """Every stage once, in a minute: for tests."""
+    return BundlePreset(
+        codec=TrainConfig(steps=2),
+        codec_clips=2,
+        codec_held_out=2,
+        codec_seconds=4.0,
+        codec_batch=(2, 32),
+        clips=24,
+        held_out=16,
+        long_clips=4,
+        long_seconds=12.0,
+        embedder=TrainConfig(steps=2, lr=1e-3),
+        embedder_batch=8,
+        base=TrainConfig(steps=2, lr=1e-3),
+        layers=replace(SMALL_LAYERS, steps=2),
+        warm_start=replace(SMALL_WARM_START, steps=1),
+        steps=replace(SMALL_STEPS, steps=1),
+        frames_and_batch=((32, 4),),
+        trajectories=((32, 8, 4),),
+        stereo=TrainConfig(steps=2),
+        stereo_clips=2,
+        stereo_held_out=2,
+        stereo_seconds=1.0,
+        stereo_batch=(2, 16_384),
+        workers=0,
+    )
+
+
+PRESETS: dict[str, Callable[[], BundlePreset]] = {
+    function.__name__: function for function in (smallest, cpu, gpu)
+}

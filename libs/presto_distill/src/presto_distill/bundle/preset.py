@@ -41,14 +41,14 @@ class BundlePreset:
     )
     base: TrainConfig = TrainConfig(steps=14_000, lr=1e-3, warmup=200, decay="cosine", compile=True)
 
-    layers: TrainConfig = replace(SMALL_LAYERS, steps=400, ema_decay=0.99)
+    layers: TrainConfig = replace(SMALL_LAYERS, steps=1200, ema_decay=0.99, compile=True)
     guidance_scale: float = 1.0  # of the teacher of few-step generators; see presets.Preset
     trajectories: tuple[tuple[int, int, int], ...] = (  # frames, clips, batch
         (64, 1536, 32),
         (216, 384, 10),
         (689, 96, 3),
     )
-    warm_start: TrainConfig = replace(SMALL_WARM_START, steps=600, ema_decay=0.97)
+    warm_start: TrainConfig = replace(SMALL_WARM_START, steps=600, ema_decay=0.97, compile=True)
     steps: TrainConfig = replace(SMALL_STEPS, steps=60)
 
     stereo: TrainConfig = TrainConfig(steps=1500, lr=1e-3, warmup=50, decay="cosine")

@@ -50,7 +50,7 @@ def run_onnx():
 
 
 def test_a_step_in_onnx_is_the_denoiser_at_that_budget(tiny_denoiser, tmp_path, run_onnx):
-    D = tiny_denoiser(depth=3, schedule=LayerSchedule((1.0,), (3, 2)))
+    D = tiny_denoiser(depth=3, frame_rate=5.0, schedule=LayerSchedule((1.0,), (3, 2)))
     path = export_denoiser(
         D, clips(2, 9, 3)[2], tmp_path / "step.onnx", channels=CHANNELS, budget=BUDGET
     )

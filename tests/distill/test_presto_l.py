@@ -61,7 +61,7 @@ def test_the_loss_of_a_perfect_denoiser_is_zero(batch):
 def test_ten_percent_of_the_conditions_are_dropped_whole(tiny_condition):
     n = 4000
     seconds = torch.arange(1.0, n + 1)
-    told = {"key": torch.full((n,), 7), "start": seconds, "total": 2 * seconds}
+    told = {"key": torch.full((n,), 7), "start": seconds, "total": 2 * seconds, "beat": seconds}
     tags = torch.ones(n, 2, dtype=torch.bool)
     cond = tiny_condition(n)._replace(tempo=torch.full((n,), 99.0), tags=tags, **told)
     dropped = drop_condition(cond, null_condition, 0.1, rng())

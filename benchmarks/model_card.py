@@ -38,7 +38,7 @@ from presto_distill.lab.plots import spectrograms
 from presto_distill.metrics.embed import open_embedder
 from presto_distill.metrics.scores import mean_scores
 from presto_distill.sound_files import write_audio
-from presto_models import Autoencoder, Pipeline
+from presto_models import Autoencoder, Pipeline, Sampling
 from presto_models.snapshot import find_snapshot
 
 SECONDS = 10.0
@@ -60,16 +60,19 @@ class System(NamedTuple):
     """A bundled denoiser and how it is sampled."""
 
     variant: str
-    steps: int
+    sampling: Sampling
 
 
 SYSTEMS = {
-    "base": System("base", 24),
-    "Presto-L": System("layers", 24),
-    "Presto-S": System("steps", 4),
-    "Presto-S in 2 steps": System("steps", 2),
-    "Presto-LS": System("layers_steps", 4),
+    "base": System("base", Sampling(24)),
+    "Presto-L": System("layers", Sampling(24)),
+    "Presto-S": System("steps", Sampling(4)),
+    "Presto-S in 2 steps": System("steps", Sampling(2)),
+    "Presto-LS": System("layers_steps", Sampling(4)),
 }
+# What the few-step students were distilled from: measured, not played.
+UNGUIDED = System("base", Sampling(24, guidance="cfg", guidance_scale=1.0))
+MEASURED = SYSTEMS | {"base, unguided": UNGUIDED}
 
 
 def main(
@@ -101,10 +104,10 @@ def main(
     codec = Autoencoder.from_pretrained(find_snapshot(model) / "codec")
     through = (codec.decode(codec.encode(clip.mono().audio)) for clip in asked)
     write_folder(out / "held-out songs through the codec", clips, lambda: through)
-    for name, system in SYSTEMS.items():
+    for name, system in MEASURED.items():
         write_folder(out / name, clips, lambda s=system: played(model, s, prompts(asked)))
 
-    names = ["held-out songs", "held-out songs through the codec", *SYSTEMS]
+    names = ["held-out songs", "held-out songs through the codec", *MEASURED]
     tables = {name: measured(out, name, asked) for name in names}
     text = json.dumps({"seed": seed, "model": model, "systems": tables}, indent=1)
     (out / "scores.json").write_text(text + "\n")
@@ -128,7 +131,7 @@ def played(model: str, system: System, texts: list[str], batch: int = 8) -> Iter
     pipeline = Pipeline.from_pretrained(model, variant=system.variant)
     for first in range(0, len(texts), batch):
         some = texts[first : first + batch]
-        yield from pipeline(some, seconds=SECONDS, steps=system.steps, seed=first).audios
+        yield from pipeline(some, seconds=SECONDS, sampling=system.sampling, seed=first).audios
 
 
 def write_folder(folder: Path, clips: int, make: Callable[[], Iterator[Tensor]]) -> None:

@@ -274,8 +274,14 @@ def condition(
     seconds, `tags` from `tag_columns`, `beat` in beats since the music began. Raises ValueError
     where their number is not the captions', for an unknown key and for impossible seconds.
     """
-    stated = {"tempo": tempo, "key": key, "start": start, "total": total, "tags": tags}
-    stated |= {"beat": beat}
+    stated = {
+        "tempo": tempo,
+        "key": key,
+        "start": start,
+        "total": total,
+        "tags": tags,
+        "beat": beat,
+    }
     for name, values in stated.items():
         if values is not None and len(values) != len(captions):
             raise ValueError(f"{name} has {len(values)} values for {len(captions)} captions")

@@ -179,12 +179,11 @@ class DiT(nn.Module):
         if missing := [i for i in wanted if i != -1 and i not in everyone]:
             raise ValueError(f"tap {missing[0]} is not among the blocks that run: {everyone}")
         h = self.input(x.to(self.input.weight.dtype).transpose(1, 2))
-        if self.beats is not None and cond is not None:
-            asked = cond.cond if isinstance(cond, Prepared) else cond
-            h = h + self.beats(h.shape[1], asked.tempo, asked.beat)
         head_width = self.config.width // self.config.heads
         rotary = rotary_table(h.shape[1], head_width, h.device, h.dtype)
         cond, ready = cond if isinstance(cond, Prepared) else (cond, None)
+        if self.beats is not None and cond is not None:
+            h = h + self.beats(h.shape[1], cond.tempo, cond.beat)
         embedding, text, mask = self._embed(c_noise, cond, budgets, c_noise_to)
         modulation = self.modulation(embedding).unflatten(-1, (6, -1))
         states, waiting = {}, []  # samples wait while blocks run that they do not keep

@@ -106,16 +106,23 @@ def write_card(
     started: float,
     *,
     start: str | None = None,
+    long_songs: bool = False,
 ) -> None:
     """What made these weights: data, steps, wall-clock, hardware, loss curve, metrics, command."""
     every = max(1, len(records) // 50)
+    seconds = preset.clips * preset.clip_seconds
+    longer = {}
+    if long_songs:
+        seconds += preset.long_clips * preset.long_seconds
+        longer = {"long_clips": preset.long_clips}
     card = {
         "command": "presto " + " ".join(sys.argv[1:]),
         "data": {
             "corpus": "presto_data.synthetic_corpus",
             "seed": preset.seed,
             "clips": preset.clips,
-            "hours": round(preset.clips * preset.clip_seconds / 3600, 2),
+            **longer,
+            "hours": round(seconds / 3600, 2),
         },
         "train": asdict(train),
         "wall_clock_seconds": round(time.perf_counter() - started),

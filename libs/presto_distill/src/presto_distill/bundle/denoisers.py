@@ -52,7 +52,7 @@ def train_base(preset: BundlePreset, out: Path, device: str) -> None:
     model.save_pretrained(out / "base", dtype=torch.bfloat16)
     sampling = {"24 Heun steps": Sampling(24)}
     metrics = measure(model, held, out, seed=preset.seed, sampling=sampling)
-    write_card(out / "base", preset, preset.base, records, metrics, started)
+    write_card(out / "base", preset, preset.base, records, metrics, started, long_songs=True)
 
 
 @dataclass
@@ -120,7 +120,8 @@ class Workbench:
         metrics = measure(
             student.eval(), self.held, self.out, seed=self.preset.seed, sampling=sampling
         )
-        write_card(self.out / name, self.preset, train, records, metrics, started, start=start)
+        facts = records, metrics, started
+        write_card(self.out / name, self.preset, train, *facts, start=start, long_songs=True)
 
 
 def train_layers(preset: BundlePreset, out: Path, device: str) -> None:

@@ -11,7 +11,7 @@ from presto_models.sizes import micro
 
 @dataclass(frozen=True)
 class BundlePreset:
-    """Data, sizes and lengths of every stage; the defaults suit two CPU cores and a night."""
+    """Data, sizes and lengths of every stage; the defaults are those of `cpu`."""
 
     seed: int = 0  # of the training songs; long songs have seed + 500, held-out ones seed + 1000
     workers: int = 2  # processes that render
@@ -59,7 +59,7 @@ class BundlePreset:
 
 
 def cpu() -> BundlePreset:
-    """Two CPU cores, a few hours: what is bundled."""
+    """Two CPU cores, a few hours: how the bundled denoisers were made."""
     return BundlePreset()
 
 

@@ -70,9 +70,12 @@ SYSTEMS = {
     "Presto-S in 2 steps": System("steps", Sampling(2)),
     "Presto-LS": System("layers_steps", Sampling(4)),
 }
-# What the few-step students were distilled from: measured, not played.
-UNGUIDED = System("base", Sampling(24, guidance="cfg", guidance_scale=1.0))
-MEASURED = SYSTEMS | {"base, unguided": UNGUIDED}
+# Measured, not played: what the few-step students were distilled from, and Presto-L beside it.
+PLAIN = Sampling(24, guidance="cfg", guidance_scale=1.0)
+MEASURED = SYSTEMS | {
+    "base, unguided": System("base", PLAIN),
+    "Presto-L, unguided": System("layers", PLAIN),
+}
 
 
 def main(

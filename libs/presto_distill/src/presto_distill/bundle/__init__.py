@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from presto_data.synthetic import VERSION
-from presto_distill.bundle.audio import train_codec, train_embedder, train_stereo
+from presto_distill.bundle.audio import (
+    train_codec,
+    train_codec_start,
+    train_embedder,
+    train_stereo,
+)
 from presto_distill.bundle.denoisers import (
     train_base,
     train_layers,
@@ -39,13 +44,10 @@ class Stage(NamedTuple):
 SONGS = ("seed", "clips", "held_out", "clip_seconds")
 CROPS = (*SONGS, "long_clips", "long_seconds", "tempo_dropout", "frames_and_batch")
 FEW_STEPS = (*CROPS, "guidance_scale", "trajectories", "warm_start", "steps")
+CODEC_SONGS = ("seed", "codec_clips", "codec_held_out", "codec_seconds", "codec_batch")
 STAGES = {
-    "codec": Stage(
-        train_codec,
-        ("codec",),
-        (),
-        ("seed", "codec", "codec_clips", "codec_held_out", "codec_seconds", "codec_batch"),
-    ),
+    "codec_start": Stage(train_codec_start, ("codec_start",), (), (*CODEC_SONGS, "codec")),
+    "codec": Stage(train_codec, ("codec",), ("codec_start",), (*CODEC_SONGS, "decoder")),
     "embedder": Stage(
         train_embedder, ("embedder", "text"), ("codec",), (*SONGS, "embedder", "embedder_batch")
     ),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from presto_data import batches, synthetic_corpus
@@ -12,41 +13,81 @@ from presto_distill.bundle.cards import measure_codec, measure_stereo, write_car
 from presto_distill.bundle.data import held_out_songs, kept, short_songs
 from presto_distill.bundle.preset import BundlePreset
 from presto_distill.fit import fit
+from presto_distill.logs import Row
 from presto_distill.metrics.clap_score import retrieval_accuracy
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
 from presto_distill.objective import Batch
 from presto_distill.objectives.autoencoding import (
     Autoencoding,
+    Decoding,
     fit_linear_paths,
     standardise_latents,
 )
 from presto_distill.objectives.contrastive import Contrastive
 from presto_distill.objectives.stereo import Widening
 from presto_distill.rendered_clips import crops, log_bands, rendered, stereo, windows
-from presto_distill.trainer import Trainer
+from presto_distill.trainer import Stream, TrainConfig, Trainer
 from presto_models import Autoencoder
 from presto_models.stereo import MonoToStereo
 
 
-def train_codec(preset: BundlePreset, out: Path, device: str) -> None:
+def train_codec_start(preset: BundlePreset, out: Path, device: str) -> None:
     """Train the codec from its best linear one, and standardise its latents."""
-    corpus = synthetic_corpus(preset.codec_clips, seed=preset.seed, seconds=preset.codec_seconds)
-    songs = rendered(corpus, kept(out, corpus, "bands"), log_bands, workers=preset.workers)
+    songs = codec_songs(preset, out)
     torch.manual_seed(preset.seed)
     codec = Autoencoder()
     some = torch.tensor(songs[:: -(-len(songs) // 400)]).float().clamp_min(codec.floor)
     fit_linear_paths(codec, some)
     trainer = Trainer(Autoencoding(codec), preset.codec, device)
-    batch, frames = preset.codec_batch
     started = time.perf_counter()
-    stream = windows(songs, batch=batch, frames=frames, seed=preset.seed)
-    records = fit(trainer, stream, out / "codec.checkpoint", label="codec")
+    records = fit(
+        trainer, codec_stream(preset, songs), out / "codec_start.checkpoint", label="codec"
+    )
     codec = trainer.averages["autoencoder"].cpu()
     standardise_latents(codec, some)
-    codec.save_pretrained(out / "codec", dtype=torch.bfloat16)
-    metrics = measure_codec(out, seed=preset.seed + 1000, clips=preset.codec_held_out)
+    save_codec(codec, preset, preset.codec, out, "codec_start", records, started)
+
+
+def train_codec(preset: BundlePreset, out: Path, device: str) -> None:
+    """Train the codec's decoder on. Its encoder, and so every latent, stays as it is: a codec put
+    into `codec_start` gets a new decoder without a new model of its latents."""
+    codec = Autoencoder.from_pretrained(out / "codec_start")
+    trainer = Trainer(Decoding(codec), preset.decoder, device)
+    started = time.perf_counter()
+    stream = codec_stream(preset, codec_songs(preset, out))
+    records = fit(trainer, stream, out / "codec.checkpoint", label="decoder")
+    codec.decoder.load_state_dict(trainer.averages["decoder"].state_dict())
+    facts = records, started, "codec_start"
+    save_codec(codec.cpu(), preset, preset.decoder, out, "codec", *facts)
+
+
+def codec_songs(preset: BundlePreset, out: Path) -> np.ndarray:
+    """Log magnitudes of the songs that the codec is trained on."""
+    corpus = synthetic_corpus(preset.codec_clips, seed=preset.seed, seconds=preset.codec_seconds)
+    return rendered(corpus, kept(out, corpus, "bands"), log_bands, workers=preset.workers)
+
+
+def codec_stream(preset: BundlePreset, songs: np.ndarray) -> Stream:
+    """Windows of them."""
+    batch, frames = preset.codec_batch
+    return windows(songs, batch=batch, frames=frames, seed=preset.seed)
+
+
+def save_codec(
+    codec: Autoencoder,
+    preset: BundlePreset,
+    train: TrainConfig,
+    out: Path,
+    name: str,
+    records: list[Row],
+    started: float,
+    start: str | None = None,
+) -> None:
+    """Save a codec with its card."""
+    codec.save_pretrained(out / name, dtype=torch.bfloat16)
+    metrics = measure_codec(out / name, seed=preset.seed + 1000, clips=preset.codec_held_out)
     data = replace(preset, clips=preset.codec_clips, clip_seconds=preset.codec_seconds)
-    write_card(out / "codec", data, preset.codec, records, metrics, started)
+    write_card(out / name, data, train, records, metrics, started, start=start)
 
 
 def train_embedder(preset: BundlePreset, out: Path, device: str) -> None:

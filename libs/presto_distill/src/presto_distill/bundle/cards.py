@@ -52,11 +52,11 @@ def measure_stereo(model: MonoToStereo, *, held: np.ndarray, train: np.ndarray) 
     return {"band_edges_hz": EDGES, "held_out_clips": len(held), **errors}
 
 
-def measure_codec(out: Path, *, seed: int, clips: int) -> dict[str, Any]:
+def measure_codec(folder: Path, *, seed: int, clips: int) -> dict[str, Any]:
     """Means over held-out rendered clips; `benchmarks/codec.py` measures recordings too."""
     from presto_distill.lab.autoencoder import round_trips
 
-    codec = Autoencoder.from_pretrained(out / "codec")
+    codec = Autoencoder.from_pretrained(folder)
     music = synthetic_corpus(clips, seed=seed, seconds=6.0)
     trips = round_trips(codec, music, [codec.config.iterations])
     means = trips.drop(columns=["clip", "iterations"]).mean().round(3)

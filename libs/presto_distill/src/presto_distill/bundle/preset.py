@@ -17,6 +17,7 @@ class BundlePreset:
     workers: int = 2  # processes that render
 
     codec: TrainConfig = TrainConfig(steps=8000, lr=1e-3, warmup=100, decay="cosine", compile=True)
+    decoder: TrainConfig = TrainConfig(steps=3000, lr=1e-3, warmup=50, decay="cosine", compile=True)
     codec_clips: int = 2400
     codec_held_out: int = 24
     codec_seconds: float = 6.0
@@ -70,6 +71,7 @@ def gpu() -> BundlePreset:
         cpu,
         workers=14,
         codec=replace(cpu.codec, steps=40_000),
+        decoder=replace(cpu.decoder, steps=10_000),
         codec_batch=(64, 128),
         clips=12_000,
         long_clips=2400,
@@ -88,6 +90,7 @@ def smallest() -> BundlePreset:
     """Every stage once, in a minute: for tests."""
     return BundlePreset(
         codec=TrainConfig(steps=2),
+        decoder=TrainConfig(steps=2),
         codec_clips=2,
         codec_held_out=2,
         codec_seconds=4.0,

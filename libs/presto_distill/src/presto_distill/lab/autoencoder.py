@@ -29,7 +29,7 @@ from presto_distill.metrics.reconstruction import log_mel_distance, onset_distan
 from presto_models import Autoencoder
 
 # Our own bars: at least this chroma correlation, at most this of the others.
-CHROMA, LOG_MEL, ONSET_MS, FLUX, SPREAD = 0.90, 0.40, 5.0, 1.2, 0.1
+CHROMA, LOG_MEL, ONSET_MS, FLUX, SPREAD = 0.95, 0.40, 5.0, 1.2, 0.1
 CHORDS = {"organ": 48, "strings": 48, "accordion": 60}  # instruments that hold, and their root
 
 

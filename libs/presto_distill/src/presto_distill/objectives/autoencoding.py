@@ -52,6 +52,18 @@ class Autoencoding:
         }
 
 
+class Decoding(Autoencoding):
+    """Trains the decoder alone, on what the encoder as it is makes of the same batches."""
+
+    def __init__(self, autoencoder: Autoencoder, cfg: AutoencodingConfig = AutoencodingConfig()):
+        super().__init__(autoencoder, cfg)
+        self.players, self.fixed = (
+            {"decoder": autoencoder.decoder},
+            {"encoder": autoencoder.encoder},
+        )
+        self.turns = [Turn("decoder", self.loss)]
+
+
 def mel_distance(
     x: Float[Tensor, "b n f"], y: Float[Tensor, "b n f"], mels: list[Float[Tensor, "f _"]]
 ) -> Float[Tensor, ""]:

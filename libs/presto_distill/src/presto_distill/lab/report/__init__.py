@@ -29,10 +29,7 @@ def write_report(out: str | Path) -> Path:
     if runs := runs_of(out):
         for run in runs.values():
             write_report(run)
-        claims = seeds.claims(runs)
-        write_json(out / "claims.json", claims)
-        table = seeds.claims_as_markdown(claims)
-        write_atomic(out / "claims.md", lambda to: to.write_text(table, encoding="utf-8"))
+        write_claims(out)
         body = seeds.sections(runs)
     elif _is_run(out):
         body = one_run.sections(out)
@@ -41,6 +38,14 @@ def write_report(out: str | Path) -> Path:
     path = out / "report.html"
     write_atomic(path, lambda to: to.write_text(page(body), encoding="utf-8"))
     return path
+
+
+def write_claims(out: Path) -> None:
+    """Write the verdicts over the seeds in `out` to claims.json and claims.md."""
+    claims = seeds.claims(runs_of(out))
+    write_json(out / "claims.json", claims)
+    table = seeds.claims_as_markdown(claims)
+    write_atomic(out / "claims.md", lambda to: to.write_text(table, encoding="utf-8"))
 
 
 def _is_run(folder: Path) -> bool:

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from presto_distill.lab.report import runs_of, write_report
+from presto_distill.lab.report import runs_of, write_claims, write_report
 from presto_distill.lab.results import write_json
 
 KINDS = {"tables": "parquet", "verdicts": "json", "provenance": "json"}
@@ -16,8 +16,9 @@ LIMIT = 5_000_000  # bytes of one run; what is committed is cloned by everybody
 def keep_results(out: Path, to: Path) -> list[Path]:
     """Copy what figures are drawn from to `to`, or of seeds to `to`/seed-N; returns the folders.
 
-    What `to` held of the same kind goes, so that no table of another run stays. Raises ValueError
-    where a run holds no tables or more than LIMIT bytes, before anything is written.
+    What `to` held of the same notebooks goes, so that no table of another run stays; what it held
+    of others remains, and the claims over seeds are of both, each with its commit. Raises
+    ValueError where a run holds no tables or more than LIMIT bytes, before anything is written.
     """
     write_report(out)  # raises where there are no results
     runs = {to / f"seed-{seed}": path for seed, path in runs_of(out).items()} or {to: out}
@@ -28,23 +29,29 @@ def keep_results(out: Path, to: Path) -> list[Path]:
         if size > LIMIT:
             raise ValueError(f"{run}: {size / 1e6:.1f} MB of tables are too many to keep")
     for folder, run in runs.items():
+        ran = {_notebook(path) for path in (run / "provenance").glob("*.json")}
+        for path in _files(folder):
+            if _notebook(path) in ran:
+                path.unlink()
         for kind in KINDS:
-            shutil.rmtree(folder / kind, ignore_errors=True)
-            (folder / kind).mkdir(parents=True)
+            (folder / kind).mkdir(parents=True, exist_ok=True)
         for path in _files(run):
             copy = folder / path.relative_to(run)
             if path.parent.name == "provenance":
                 write_json(copy, _without_places(json.loads(path.read_text())))
             else:
                 shutil.copyfile(path, copy)
-    for name in ("claims.json", "claims.md") if runs_of(out) else ():
-        if (out / name).exists():
-            shutil.copyfile(out / name, to / name)
+    if runs_of(to):
+        write_claims(to)
     return list(runs)
 
 
 def _files(run: Path) -> list[Path]:
     return [path for kind, end in KINDS.items() for path in sorted((run / kind).glob(f"*.{end}"))]
+
+
+def _notebook(path: Path) -> str:
+    return path.name.split("-")[0]
 
 
 def _without_places(facts: dict) -> dict:

@@ -61,7 +61,10 @@ def sections(runs: dict[str, Path]) -> list[str]:
 def claims(runs: dict[str, Path]) -> list[dict[str, Any]]:
     """Each claim with what every seed says, the mean effect and the verdict over seeds."""
     seen: dict[tuple[str, str], dict[str, dict]] = {}
+    commits: dict[str, set[str]] = {}  # notebooks may be run one by one, and the weights change
     for seed, out in runs.items():
+        for item in load_facts(out, "provenance"):
+            commits.setdefault(item["notebook"], set()).add(item.get("commit") or "no checkout")
         for item in load_facts(out, "verdicts"):
             seen.setdefault((item["notebook"], item["claim"]), {})[seed] = item
     rows = []
@@ -72,6 +75,7 @@ def claims(runs: dict[str, Path]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "notebook": notebook,
+                "commits": sorted(commits.get(notebook, ())),
                 "claim": claim,
                 "held": overall([i["held"] for i in items.values()], effect, any_seed.get("rule")),
                 "held_by_seed": {seed: item["held"] for seed, item in items.items()},
@@ -114,7 +118,7 @@ def overall(held: list[bool | None], effect: Effect | None, rule: str | None) ->
 def claims_as_markdown(rows: list[dict[str, Any]]) -> str:
     """The same as a table to paste into a text."""
     lines = [
-        "| claim | notebook | over seeds | each seed | mean effect | effect |",
+        "| claim | notebook, commit | over seeds | each seed | mean effect | effect |",
         "|---" * 6 + "|",
     ]
     words = {True: "held", False: "**did not hold**", None: "not decided"}
@@ -126,7 +130,8 @@ def claims_as_markdown(rows: list[dict[str, Any]]) -> str:
         if effect := row["effect"]:
             low, high = _signed(effect["low"]), _signed(effect["high"])
             mean = f"{_signed(effect['mean'])} [{low}, {high}]"
-        cells = [row["claim"], f"`{row['notebook']}`", words[row["held"]], ", ".join(each)]
+        notebook = ", ".join([f"`{row['notebook']}`", *row["commits"]])
+        cells = [row["claim"], notebook, words[row["held"]], ", ".join(each)]
         lines.append("| " + " | ".join([*cells, mean, row["of"]]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -145,14 +150,15 @@ def _claims(rows: list[dict[str, Any]], seeds: list[str]) -> str:
         title = f"{escape(row['claim'])}<details><summary>evidence</summary>{evidence}</details>"
         each = "".join(_mark(row["held_by_seed"].get(seed, "missing")) for seed in seeds)
         each = f"<span class='marks'>{each}</span>"
-        code = f"<code>{escape(row['notebook'])}</code>"
+        commits = f"<div class='small'>{escape(', '.join(row['commits']))}</div>"
+        code = f"<code>{escape(row['notebook'])}</code>{commits}"
         cells.append([badge(row["held"], WORDS), title, each, _effect(row), code])
     head = [
         "over seeds",
         "claim",
         f"seeds {', '.join(seeds)}",
         "mean effect over seeds",
-        "notebook",
+        "notebook, commit",
     ]
     note = (
         "<p class='small'>Below each mean effect its 95 % t-interval over seeds. A claim holds "

@@ -40,25 +40,24 @@ def train_codec_start(preset: BundlePreset, out: Path, device: str) -> None:
     fit_linear_paths(codec, some)
     trainer = Trainer(Autoencoding(codec), preset.codec, device)
     started = time.perf_counter()
-    records = fit(
-        trainer, codec_stream(preset, songs), out / "codec_start.checkpoint", label="codec"
-    )
+    stream = codec_stream(preset, songs)
+    records = fit(trainer, stream, out / "codec_start.checkpoint", label="codec")
     codec = trainer.averages["autoencoder"].cpu()
     standardise_latents(codec, some)
-    save_codec(codec, preset, preset.codec, out, "codec_start", records, started)
+    save_codec(codec, out / "codec_start", preset, preset.codec, records, started)
 
 
 def train_codec(preset: BundlePreset, out: Path, device: str) -> None:
     """Train the codec's decoder on. Its encoder, and so every latent, stays as it is: a codec put
     into `codec_start` gets a new decoder without a new model of its latents."""
-    codec = Autoencoder.from_pretrained(out / "codec_start")
+    codec = Autoencoder.from_pretrained(out / "codec_start", device=device)
     trainer = Trainer(Decoding(codec), preset.decoder, device)
     started = time.perf_counter()
     stream = codec_stream(preset, codec_songs(preset, out))
     records = fit(trainer, stream, out / "codec.checkpoint", label="decoder")
     codec.decoder.load_state_dict(trainer.averages["decoder"].state_dict())
-    facts = records, started, "codec_start"
-    save_codec(codec.cpu(), preset, preset.decoder, out, "codec", *facts)
+    codec = codec.cpu()
+    save_codec(codec, out / "codec", preset, preset.decoder, records, started, "codec_start")
 
 
 def codec_songs(preset: BundlePreset, out: Path) -> np.ndarray:
@@ -75,19 +74,18 @@ def codec_stream(preset: BundlePreset, songs: np.ndarray) -> Stream:
 
 def save_codec(
     codec: Autoencoder,
+    folder: Path,
     preset: BundlePreset,
     train: TrainConfig,
-    out: Path,
-    name: str,
     records: list[Row],
     started: float,
     start: str | None = None,
 ) -> None:
-    """Save a codec with its card."""
-    codec.save_pretrained(out / name, dtype=torch.bfloat16)
-    metrics = measure_codec(out / name, seed=preset.seed + 1000, clips=preset.codec_held_out)
+    """Save a codec with its card; `start`: the folder beside it that it was trained on from."""
+    codec.save_pretrained(folder, dtype=torch.bfloat16)
+    metrics = measure_codec(folder, seed=preset.seed + 1000, clips=preset.codec_held_out)
     data = replace(preset, clips=preset.codec_clips, clip_seconds=preset.codec_seconds)
-    write_card(out / name, data, train, records, metrics, started, start=start)
+    write_card(folder, data, train, records, metrics, started, start=start)
 
 
 def train_embedder(preset: BundlePreset, out: Path, device: str) -> None:

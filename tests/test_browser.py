@@ -27,7 +27,9 @@ PATIENCE = 50  # seconds for anything on a busy machine; it takes a few on an id
 @pytest.fixture
 def server(tmp_path):
     """JupyterLab as `jupyter lab` starts it in the repository, with nobody's settings."""
-    settings = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind) for kind in ("CONFIG", "RUNTIME")}
+    settings = {
+        f"JUPYTER_{kind}_DIR": str(tmp_path / kind) for kind in ("CONFIG", "DATA", "RUNTIME")
+    }
     settings |= {"IPYTHONDIR": str(tmp_path / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path)}
     settings |= {"JUPYTERLAB_WORKSPACES_DIR": str(tmp_path), "OMP_NUM_THREADS": "2"}
     environ = {k: v for k, v in os.environ.items() if k != "PRESTO_HEADLESS"} | settings

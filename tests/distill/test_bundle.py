@@ -33,9 +33,10 @@ TINY = replace(
 
 def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_path, capsys):
     train_bundle(TINY, tmp_path)
-    for name in ("codec_start", "codec", "text", "embedder", "stereo", *VARIANTS):
+    heard = ("codec_start", "codec_decoder", "codec", "stereo")
+    for name in (*heard, "text", "embedder", *VARIANTS):
         card = json.loads((tmp_path / name / "card.json").read_text())
-        clips = 2 if name in ("codec_start", "codec", "stereo") else 16
+        clips = 2 if name in heard else 16
         assert card["data"]["clips"] == clips and card["loss_curve"] and card["metrics"]
     card = json.loads((tmp_path / "steps" / "card.json").read_text())
     assert "regression" in card["starts_from"]["loss_curve"][0]
@@ -56,15 +57,17 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
     assert (tmp_path / "layers_steps" / "model.safetensors").read_bytes() != before
 
 
-def test_the_codec_stage_trains_the_decoder_and_leaves_the_latents_alone(tmp_path):
-    train_bundle(TINY, tmp_path, ("codec_start", "codec"))
-    first, then = (
-        Autoencoder.from_pretrained(tmp_path / name) for name in ("codec_start", "codec")
-    )
+def test_the_codec_gets_a_decoder_then_a_phase_and_keeps_its_latents(tmp_path):
+    names = "codec_start", "codec_decoder", "codec"
+    train_bundle(TINY, tmp_path, names)
+    start, decoder, codec = (Autoencoder.from_pretrained(tmp_path / name) for name in names)
     audio = 0.3 * torch.randn(1, 44_100, generator=torch.Generator().manual_seed(0))
-    latents = first.encode(audio)
-    assert torch.equal(then.encode(audio), latents)
-    assert not torch.equal(then.decode(latents), first.decode(latents))
+    latents = start.encode(audio)
+    assert torch.equal(decoder.encode(audio), latents)
+    assert not torch.equal(decoder.spectrum(latents), start.spectrum(latents))
+    assert torch.equal(codec.encode(audio), latents)
+    assert torch.equal(codec.spectrum(latents), decoder.spectrum(latents))
+    assert decoder.phases == ("griffin-lim",) and codec.config.phase == "learned"
 
 
 def test_a_stage_whose_inputs_are_missing_says_which(tmp_path):

@@ -57,7 +57,7 @@ def test_flux_tells_a_held_tone_from_a_fluttering_one():
 @pytest.fixture(scope="module")
 def codec():
     torch.manual_seed(0)
-    return Autoencoder(AutoencoderConfig(channels=4, width=16, depth=1)).eval()
+    return Autoencoder(AutoencoderConfig(channels=4, width=16, depth=1, phase="learned")).eval()
 
 
 @pytest.fixture
@@ -71,7 +71,9 @@ def clips():
 
 
 def test_a_row_per_clip_and_setting(codec, clips):
-    table = autoencoder.round_trips(codec, clips, (0, 2))
+    both = autoencoder.round_trips(codec, clips, (0, 2), phases=codec.phases)
+    assert both.groupby(["phase", "iterations"]).size().tolist() == [2] * 4
+    table = both[both["phase"] == "learned"]
     assert table[["clip", "iterations"]].to_numpy().tolist() == [
         ["clip 0", 0], ["clip 0", 2], ["clip 1", 0], ["clip 1", 2]
     ]  # fmt: skip
@@ -95,6 +97,7 @@ def tables():
     trips = pd.DataFrame(
         {
             "clip": ["a", "b"] * 2,
+            "phase": ["learned"] * 4,
             "iterations": [16] * 4,
             "sigma": [0.0, 0.0, 0.2, 0.2],
             "log_mel": [0.3, 0.4, 0.6, 0.8],
@@ -135,6 +138,8 @@ def test_figures_say_what_they_show(tables):
 
     by_iterations = autoencoder.iterations_plot(trips[trips["sigma"] == 0])
     assert [ax.get_xlabel() for ax in by_iterations.axes] == ["Griffin-Lim iterations"] * 3
+    legend = by_iterations.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["learned"]
     (ax,) = autoencoder.channels_plot(channels).axes
     assert [bar.get_height() for bar in ax.patches] == [0.45, 0.6]
     assert "σ_data = 0.5" in [text.get_text() for text in ax.get_legend().get_texts()]
@@ -149,10 +154,12 @@ def test_sliders_change_what_is_heard_and_seen(codec, clips, monkeypatch):
     monkeypatch.setattr(display, "display", shown.append)
     autoencoder.explore(codec, clips)
     controls, said, sounds, seen = shown[0].children
-    clip, iterations, noise = controls.children
+    clip, phase, iterations, noise = controls.children
     before, after = (box.children[1] for box in sounds.children)
     iterations.value = 0
     first = before.value, after.value, seen.value
+    phase.value = "griffin-lim"
+    assert before.value == first[0] and after.value != first[1] and seen.value != first[2]
     noise.value = 0.5
     assert before.value == first[0] and after.value != first[1] and seen.value != first[2]
     clip.value = 1

@@ -130,8 +130,8 @@ def train_bundle(
 
     Args:
         out: Folder that receives the models; default presto-small.
-        stages: Some of codec_start, codec, embedder, base, layers, steps, layers_steps, stereo;
-            default all, in this order.
+        stages: Some of codec_start, codec_decoder, codec, embedder, base, layers, steps,
+            layers_steps, stereo; default all, in this order.
         preset: cpu, gpu or smallest, which trains almost nothing, to try the command.
         device: cpu or cuda.
     """

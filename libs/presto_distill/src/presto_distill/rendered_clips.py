@@ -40,6 +40,11 @@ def stereo(clip: Clip) -> Tensor:
     return (clip.audio * FULL).round().to(torch.int16)
 
 
+def mid(clip: Clip) -> Tensor:
+    """The mid (1, s) of a clip in 16 bits."""
+    return (clip.mono().audio * FULL).round().to(torch.int16)
+
+
 @torch.inference_mode()
 def log_bands(clip: Clip) -> Tensor:
     """Log magnitudes (n, bands) of a clip's mid, as the codec sees them, in half precision."""

@@ -1,7 +1,8 @@
 """The bundled 44.1 kHz codec: 64 latent channels at 21.5 Hz that describe log magnitudes.
 
 Ours, not the paper's: that is a convolutional VAE on waveforms, this a small spectral VAE, made to
-train in minutes on a CPU. Phase is no part of the latent: the decoder ends in Griffin-Lim.
+train in minutes on a CPU. Phase is no part of the latent: the decoder ends in Griffin-Lim, from
+phases that a rule or a small network (`learned_phase`) starts it with.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from presto_models.chunks import chunked
+from presto_models.learned_phase import SWEEPS, PhaseDifferences, learned_phase
 from presto_models.phase import corrected, frame_spectra, griffin_lim, initial_phase
 from presto_models.snapshot import Snapshot
 
+Phase = Literal["griffin-lim", "learned"]
 CHUNK = 1024  # latent frames encoded or decoded at once: 48 s, more than any clip the models make
 
 
@@ -81,7 +84,8 @@ class AutoencoderConfig:
     width: int = 448
     depth: int = 3  # residual blocks in the encoder, and again in the decoder
     sigma_data: float = 0.5  # standard deviation of every latent channel over the corpus
-    iterations: int = 16  # Griffin-Lim
+    phase: Phase = "griffin-lim"  # what it starts from: steady partials, or learned differences
+    iterations: int = 16  # Griffin-Lim; a learned start needs a quarter of them
 
 
 class Autoencoder(Snapshot, nn.Module):
@@ -95,7 +99,8 @@ class Autoencoder(Snapshot, nn.Module):
         self.hop_length = config.stft_hop * config.frames_per_latent
         self.margin = (config.window_length - config.stft_hop) // 2  # a window's share of one side
         self.floor = math.log(10) * config.floor_db / 20
-
+        # Bins with a band of their own.
+        self.resolved = int(config.linear_hz / config.sample_rate * config.window_length)
         self.correct = corrected
 
         to_bands, to_bins = band_matrices(config)
@@ -108,6 +113,8 @@ class Autoencoder(Snapshot, nn.Module):
         size = {"width": config.width, "depth": config.depth}
         self.encoder = Corrected(patch, 2 * config.channels, **size)
         self.decoder = Corrected(config.channels, patch, **size)
+        self.phase = PhaseDifferences(self.bands) if config.phase == "learned" else None
+        self.phases: tuple[Phase, ...] = ("griffin-lim", "learned")[: 1 + (self.phase is not None)]
         # Corpus statistics, set once by training: they travel with the weights.
         self.register_buffer("band_mean", torch.full((self.bands,), self.floor / 2))
         self.register_buffer("latent_mean", torch.zeros(config.channels))
@@ -154,43 +161,62 @@ class Autoencoder(Snapshot, nn.Module):
         return (mean - self.latent_mean[:, None]) * unit, scale * unit
 
     def decode(
-        self, latent: Float[Tensor, "b c t"], *, iterations: int | None = None, chunk: int = CHUNK
+        self,
+        latent: Float[Tensor, "b c t"],
+        *,
+        phase: Phase | None = None,
+        iterations: int | None = None,
+        chunk: int = CHUNK,
     ) -> Float[Tensor, "b s"]:
-        """Audio of s = t * hop_length samples, by the config's or by so many Griffin-Lim steps.
+        """Audio of s = t * hop_length samples; `phase` and Griffin-Lim's `iterations` as the
+        config says, or as told.
 
         Equal in chunks of any size to 1e-4 or better: every Griffin-Lim step, and the synthesis
         at the end, sees as many frames around as windows overlap; the initial phase is passed on.
         On a CPU clips take turns: sixteen at once would take three times as long.
+        ValueError for a learned phase of a codec that has learned none.
         """
-        if latent.device.type == "cpu" and len(latent) > 1:
-            clips = latent.split(1)
-            return torch.cat([self.decode(x, iterations=iterations, chunk=chunk) for x in clips])
-        hop, frames = self.config.stft_hop, self.config.frames_per_latent
+        phase = phase or self.config.phase
+        if phase == "learned" and self.phase is None:
+            raise ValueError('this codec has learned no phase: decode with phase="griffin-lim"')
         iterations = self.config.iterations if iterations is None else iterations
-        magnitude = self.spectrum(latent) * self.window.sum() / 2
-        resolved = int(self.config.linear_hz / self.sample_rate * len(self.window))
-        start = initial_phase(magnitude, hop, resolved=resolved)
+        if latent.device.type == "cpu" and len(latent) > 1:
+            how = {"phase": phase, "iterations": iterations, "chunk": chunk}
+            return torch.cat([self.decode(clip, **how) for clip in latent.split(1)])
+        hop, frames = self.config.stft_hop, self.config.frames_per_latent
+        log_bands = self.decode_bands(self.raw(latent))
+        magnitude = log_bands.exp() @ self.to_bins * self.window.sum() / 2
+        start = initial_phase(magnitude, hop, resolved=self.resolved)
+        reach = (iterations + 1) * (len(self.window) // hop - 1)
+        if phase == "learned":
+            reach += self.phase.reach + SWEEPS
 
-        def sound(magnitude: Tensor, start: Tensor) -> Tensor:
+        def sound(magnitude: Tensor, start: Tensor, log_bands: Tensor) -> Tensor:
+            magnitude, start = magnitude.mT, start.mT
+            if phase == "learned":
+                expected = self.phase(log_bands.mT)
+                how = {"resolved": self.resolved, "hop": hop}
+                start = learned_phase(expected, start, magnitude, self.to_bins, **how)
             audio = griffin_lim(
-                magnitude.mT,
+                magnitude,
                 self.window,
                 hop,
-                start=start.mT,
+                start=start,
                 iterations=iterations,
                 correct=self.correct,
             )
             return audio[:, self.margin : -self.margin]
 
-        reach = (iterations + 1) * (len(self.window) // hop - 1)
-        return chunked(
-            sound, magnitude.mT, start.mT, chunk=chunk * frames, overlap=reach, ratio=hop
-        )
+        parts = magnitude.mT, start.mT, log_bands.mT
+        return chunked(sound, *parts, chunk=chunk * frames, overlap=reach, ratio=hop)
 
     def spectrum(self, latent: Float[Tensor, "b c t"]) -> Float[Tensor, "b n f"]:
         """Decoded magnitudes, n = t * frames_per_latent, where a full-scale sine peaks at 1."""
-        raw = latent * (self.latent_std / self.sigma_data)[:, None] + self.latent_mean[:, None]
-        return self.decode_bands(raw).exp() @ self.to_bins
+        return self.decode_bands(self.raw(latent)).exp() @ self.to_bins
+
+    def raw(self, latent: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
+        """The latent as it was before it was standardised."""
+        return latent * (self.latent_std / self.sigma_data)[:, None] + self.latent_mean[:, None]
 
     def log_bands(self, audio: Float[Tensor, "b s"]) -> Float[Tensor, "b n bands"]:
         """Log magnitude in every band, floored; frames sit symmetrically in the latent frames."""
@@ -198,8 +224,11 @@ class Autoencoder(Snapshot, nn.Module):
             raise ValueError(f"audio must be [b, s] with s >= 1, got shape {tuple(audio.shape)}")
         audio = F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
         padded = F.pad(audio[:, None], (self.margin, self.margin), mode="reflect")[:, 0]
-        spectra = torch.view_as_real(frame_spectra(padded, self.window, self.config.stft_hop))
-        magnitude = spectra.square().sum(-1).sqrt() * (2 / self.window.sum())
+        return self.log_magnitudes(frame_spectra(padded, self.window, self.config.stft_hop))
+
+    def log_magnitudes(self, spectra: Complex[Tensor, "b n f"]) -> Float[Tensor, "b n bands"]:
+        """Log magnitude in every band of given spectra, floored."""
+        magnitude = torch.view_as_real(spectra).square().sum(-1).sqrt() * (2 / self.window.sum())
         return (magnitude @ self.to_bands).clamp_min(math.exp(self.floor)).log()
 
     def encode_bands(

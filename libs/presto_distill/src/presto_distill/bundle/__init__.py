@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from presto_data.synthetic import VERSION
 from presto_distill.bundle.audio import (
     train_codec,
+    train_codec_decoder,
     train_codec_start,
     train_embedder,
     train_stereo,
@@ -47,7 +48,23 @@ FEW_STEPS = (*CROPS, "guidance_scale", "trajectories", "warm_start", "steps")
 CODEC_SONGS = ("seed", "codec_clips", "codec_held_out", "codec_seconds", "codec_batch")
 STAGES = {
     "codec_start": Stage(train_codec_start, ("codec_start",), (), (*CODEC_SONGS, "codec")),
-    "codec": Stage(train_codec, ("codec",), ("codec_start",), (*CODEC_SONGS, "decoder")),
+    "codec_decoder": Stage(
+        train_codec_decoder, ("codec_decoder",), ("codec_start",), (*CODEC_SONGS, "decoder")
+    ),
+    "codec": Stage(
+        train_codec,
+        ("codec",),
+        ("codec_decoder",),
+        (
+            "seed",
+            "codec_held_out",
+            "codec_seconds",
+            "phase",
+            "phase_clips",
+            "phase_batch",
+            "iterations",
+        ),
+    ),
     "embedder": Stage(
         train_embedder, ("embedder", "text"), ("codec",), (*SONGS, "embedder", "embedder_batch")
     ),

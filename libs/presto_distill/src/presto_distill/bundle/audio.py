@@ -24,8 +24,9 @@ from presto_distill.objectives.autoencoding import (
     standardise_latents,
 )
 from presto_distill.objectives.contrastive import Contrastive
+from presto_distill.objectives.phasing import Phasing
 from presto_distill.objectives.stereo import Widening
-from presto_distill.rendered_clips import crops, log_bands, rendered, stereo, windows
+from presto_distill.rendered_clips import crops, log_bands, mid, rendered, stereo, windows
 from presto_distill.trainer import Stream, TrainConfig, Trainer
 from presto_models import Autoencoder
 from presto_models.stereo import MonoToStereo
@@ -47,17 +48,37 @@ def train_codec_start(preset: BundlePreset, out: Path, device: str) -> None:
     save_codec(codec, out / "codec_start", preset, preset.codec, records, started)
 
 
-def train_codec(preset: BundlePreset, out: Path, device: str) -> None:
+def train_codec_decoder(preset: BundlePreset, out: Path, device: str) -> None:
     """Train the codec's decoder on. Its encoder, and so every latent, stays as it is: a codec put
     into `codec_start` gets a new decoder without a new model of its latents."""
     codec = Autoencoder.from_pretrained(out / "codec_start", device=device)
     trainer = Trainer(Decoding(codec), preset.decoder, device)
     started = time.perf_counter()
     stream = codec_stream(preset, codec_songs(preset, out))
-    records = fit(trainer, stream, out / "codec.checkpoint", label="decoder")
+    records = fit(trainer, stream, out / "codec_decoder.checkpoint", label="decoder")
     codec.decoder.load_state_dict(trainer.averages["decoder"].state_dict())
-    codec = codec.cpu()
-    save_codec(codec, out / "codec", preset, preset.decoder, records, started, "codec_start")
+    folder = out / "codec_decoder"
+    save_codec(codec.cpu(), folder, preset, preset.decoder, records, started, "codec_start")
+
+
+def train_codec(preset: BundlePreset, out: Path, device: str) -> None:
+    """Train a learned phase for the codec in `codec_decoder`, all else of which stays as it is."""
+    before = Autoencoder.from_pretrained(out / "codec_decoder")
+    torch.manual_seed(preset.seed)
+    codec = Autoencoder(replace(before.config, phase="learned", iterations=preset.iterations))
+    codec.load_state_dict(codec.state_dict() | before.state_dict())
+    size = {"seed": preset.seed, "seconds": preset.codec_seconds}
+    corpus = synthetic_corpus(preset.phase_clips, **size)
+    songs = rendered(corpus, kept(out, corpus, "mid"), mid, workers=preset.workers)
+    batch, frames = preset.phase_batch
+    samples = frames * codec.config.stft_hop
+    trainer = Trainer(Phasing(codec.to(device)), preset.phase, device)
+    started = time.perf_counter()
+    stream = crops(songs, batch=batch, samples=samples, seed=preset.seed)
+    records = fit(trainer, stream, out / "codec.checkpoint", label="phase")
+    codec.phase.load_state_dict(trainer.averages["phase"].state_dict())
+    seen = replace(preset, codec_clips=preset.phase_clips)
+    save_codec(codec.cpu(), out / "codec", seen, preset.phase, records, started, "codec_decoder")
 
 
 def codec_songs(preset: BundlePreset, out: Path) -> np.ndarray:

@@ -22,6 +22,10 @@ class BundlePreset:
     codec_held_out: int = 24
     codec_seconds: float = 6.0
     codec_batch: tuple[int, int] = (16, 128)  # windows, spectrogram frames of each
+    phase: TrainConfig = TrainConfig(steps=2000, lr=2e-3, warmup=50, decay="cosine")
+    phase_clips: int = 800
+    phase_batch: tuple[int, int] = (8, 32)  # crops, spectrogram frames of each
+    iterations: int = 4  # of Griffin-Lim, after the learned phase
 
     clips: int = 2400
     held_out: int = 512
@@ -73,6 +77,9 @@ def gpu() -> BundlePreset:
         codec=replace(cpu.codec, steps=40_000),
         decoder=replace(cpu.decoder, steps=10_000),
         codec_batch=(64, 128),
+        phase=replace(cpu.phase, steps=20_000),
+        phase_clips=2400,
+        phase_batch=(64, 32),
         clips=12_000,
         long_clips=2400,
         frames_and_batch=((64, 192), (216, 64), (64, 192), (216, 64), (689, 24)),
@@ -95,6 +102,9 @@ def smallest() -> BundlePreset:
         codec_held_out=2,
         codec_seconds=4.0,
         codec_batch=(2, 32),
+        phase=TrainConfig(steps=2),
+        phase_clips=2,
+        phase_batch=(2, 32),
         clips=24,
         held_out=16,
         long_clips=4,

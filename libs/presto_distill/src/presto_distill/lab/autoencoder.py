@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -27,6 +28,7 @@ from presto_distill.lab.widgets import interactive, png, wav
 from presto_distill.metrics.music import chroma, chroma_correlation
 from presto_distill.metrics.reconstruction import log_mel_distance, onset_distances, spectral_flux
 from presto_models import Autoencoder
+from presto_models.autoencoder import Phase
 
 # Our own bars: at least this chroma correlation, at most this of the others.
 CHROMA, LOG_MEL, ONSET_MS, FLUX, SPREAD = 0.95, 0.40, 5.0, 1.2, 0.1
@@ -44,6 +46,7 @@ def round_trip(
     codec: Autoencoder,
     audio: Float[Tensor, " s"],
     *,
+    phase: Phase | None = None,
     iterations: int | None = None,
     noise: float = 0.0,
     seed: int = 0,
@@ -58,30 +61,38 @@ def round_trip(
         rng = torch.Generator().manual_seed(seed)
         latent = latent + noise * torch.randn(latent.shape, generator=rng).to(device)
     started = time.perf_counter()
-    decoded = codec.decode(latent, iterations=iterations)[0, : len(audio)].cpu()
+    decoded = codec.decode(latent, phase=phase, iterations=iterations)[0, : len(audio)].cpu()
     return decoded, time.perf_counter() - started
 
 
 def round_trips(
-    codec: Autoencoder, clips: Sequence[Clip], iterations: Sequence[int], *, noise: float = 0.0
+    codec: Autoencoder,
+    clips: Sequence[Clip],
+    iterations: Sequence[int],
+    *,
+    phases: Sequence[Phase] = (),
+    noise: float = 0.0,
 ) -> DataFrame:
-    """One row per clip (its mid) and number of Griffin-Lim iterations: clip, iterations, log_mel,
-    chroma, onset_ms (the median) and within_10_ms (the share) of strong onsets, times_real_time of
-    decoding alone. Onsets are those of clips with drums, or of unknown instruments; else nan.
+    """One row per clip (its mid), phase and number of Griffin-Lim iterations: clip, phase,
+    iterations, log_mel, chroma, onset_ms (the median) and within_10_ms (the share) of strong
+    onsets, times_real_time of decoding alone. Onsets are those of clips with drums, or of unknown
+    instruments; else nan.
 
-    `noise`: standard deviation of white noise in the latent, for a clip the same in every call.
+    `phases`: default the codec's own. `noise`: standard deviation of white noise in the latent,
+    for a clip the same in every call.
     """
     rows = []
     for number, clip in enumerate(clips):
         audio = clip.mono().audio[0]
-        for count in iterations:
-            decoded, seconds = round_trip(codec, audio, iterations=count, noise=noise, seed=number)
+        for phase, count in product(phases or (codec.config.phase,), iterations):
+            how = {"phase": phase, "iterations": count}
+            decoded, seconds = round_trip(codec, audio, **how, noise=noise, seed=number)
             late = onset_distances(audio, decoded) if _struck(clip) else []
             late = pd.Series(late, dtype=float)
             rows.append(
                 {
                     "clip": clip.id,
-                    "iterations": count,
+                    **how,
                     "log_mel": log_mel_distance(audio, decoded),
                     "chroma": chroma_correlation(chroma(audio), chroma(decoded)),
                     "onset_ms": late.median(),
@@ -98,7 +109,7 @@ def _struck(clip: Clip) -> bool:
 
 
 def noisy_round_trips(lab: Lab, clips: Sequence[Clip], params: p.Autoencoder) -> DataFrame:
-    """Rows of `round_trips` with the codec's own iterations, without noise and with each."""
+    """Rows of `round_trips` as the codec decodes by default, without noise and with each."""
     own = (lab.codec.config.iterations,)
     tables = [
         round_trips(lab.codec, clips, own, noise=sigma).assign(sigma=sigma)
@@ -133,7 +144,7 @@ def steadiness(codec: Autoencoder, *, seconds: float = 3.0) -> DataFrame:
 
 
 def explore(codec: Autoencoder, clips: Sequence[Clip]) -> None:
-    """Sliders for clip, Griffin-Lim iterations and noise in the latent, with sound and spectrograms
+    """Clip, phase, Griffin-Lim iterations and noise in the latent, with sound and spectrograms
     before and after. Does nothing, silently, where nobody can move them."""
     if not interactive():
         return
@@ -142,6 +153,7 @@ def explore(codec: Autoencoder, clips: Sequence[Clip]) -> None:
 
     wide = {"style": {"description_width": "90px"}, "continuous_update": False}
     which = w.IntSlider(value=0, min=0, max=len(clips) - 1, description="clip", **wide)
+    phase = w.Dropdown(options=codec.phases, value=codec.config.phase, description="phase")
     own = codec.config.iterations
     iterations = w.IntSlider(value=own, min=0, max=64, description="iterations", **wide)
     noise = w.FloatSlider(value=0, min=0, max=1, step=0.01, description="noise σ", **wide)
@@ -152,29 +164,33 @@ def explore(codec: Autoencoder, clips: Sequence[Clip]) -> None:
     def apply(_=None) -> None:
         clip = clips[which.value].mono()
         audio, rate = clip.audio[0], clip.sample_rate
-        decoded, _ = round_trip(codec, audio, iterations=iterations.value, noise=noise.value)
+        how = {"phase": phase.value, "iterations": iterations.value, "noise": noise.value}
+        decoded, _ = round_trip(codec, audio, **how)
         before.value, after.value, said.value = wav(audio, rate), wav(decoded, rate), clip.caption
         sounds = {"before": audio, "after": decoded}
         seen.value = png(spectrograms(sounds, sample_rate=rate, seconds=len(audio) / rate))
 
-    for control in (which, iterations, noise):
+    for control in (which, phase, iterations, noise):
         control.observe(apply, "value")
     apply()
     sounds = w.HBox([w.VBox([w.Label(name), one]) for name, one in
                      {"before": before, "after": after}.items()])  # fmt: skip
-    display(w.VBox([w.HBox([which, iterations, noise]), said, sounds, seen]))
+    display(w.VBox([w.HBox([which, phase, iterations, noise]), said, sounds, seen]))
 
 
 # ---------------------------------------------------------------------- figures
 
 
 def iterations_plot(trips: DataFrame) -> Figure:
-    """Harmony, levels and speed of the round trip against Griffin-Lim iterations, a line per clip
-    and their mean."""
+    """Harmony, levels and speed of the round trip against Griffin-Lim iterations for each phase, a
+    line per clip and their mean."""
     fig, (left, middle, right) = canvas(3, width=10.5, height=3.6)
-    _clips(left, trips, "iterations", "chroma", "chroma correlation (1 is best)", CHROMA)
-    _clips(middle, trips, "iterations", "log_mel", "log-mel L1 (0 is best)", LOG_MEL)
-    _clips(right, trips, "iterations", "times_real_time", "times real time, decoding")
+    for (phase, part), colour in zip(trips.groupby("phase"), COLOURS, strict=False):
+        look = {"colour": colour, "label": phase}
+        _clips(left, part, "iterations", "chroma", "chroma correlation (1 is best)", CHROMA, **look)
+        _clips(middle, part, "iterations", "log_mel", "log-mel L1 (0 is best)", LOG_MEL, **look)
+        _clips(right, part, "iterations", "times_real_time", "times real time, decoding", **look)
+    left.legend(frameon=False, fontsize=9, title="phase")
     right.set_yscale("log")
     for ax in (left, middle, right):
         ax.set_xlabel("Griffin-Lim iterations")
@@ -205,12 +221,20 @@ def channels_plot(table: DataFrame) -> Figure:
 
 
 def _clips(
-    ax: Axes, trips: DataFrame, x: str, y: str, title: str, bar: float | None = None
+    ax: Axes,
+    trips: DataFrame,
+    x: str,
+    y: str,
+    title: str,
+    bar: float | None = None,
+    *,
+    colour: str = COLOURS[0],
+    label: str | None = None,
 ) -> None:
     """A faint line per clip, their mean strong, our bar dotted; evenly spaced settings."""
     wide = trips.pivot(index=x, columns="clip", values=y).sort_index()
     ax.plot(range(len(wide)), wide.to_numpy(), color=FAINT, alpha=0.35, lw=0.9)
-    ax.plot(range(len(wide)), wide.mean(axis=1), "o-", color=COLOURS[0])
+    ax.plot(range(len(wide)), wide.mean(axis=1), "o-", color=colour, label=label, zorder=3)
     if bar is not None:
         ax.axhline(bar, color=COLOURS[2], ls=":", lw=1.5)
     ax.set_xticks(range(len(wide)), [f"{value:g}" for value in wide.index])
@@ -225,7 +249,8 @@ def verdicts(trips: DataFrame, table: DataFrame, chords: DataFrame) -> list[dict
     and `steadiness`."""
     own = trips[trips["sigma"] == 0]
     struck = own.dropna(subset="onset_ms")
-    n = f"{len(own)} held-out clips, {own['iterations'].iloc[0]} Griffin-Lim iterations"
+    how = f"{own['phase'].iloc[0]} phase, {own['iterations'].iloc[0]} Griffin-Lim iterations"
+    n = f"{len(own)} held-out clips, {how}"
     spread = (table["std"] / table["sigma_data"] - 1).abs().mean()
     flux = chords["decoded"] / chords["original"]
     worst = chords.loc[flux.idxmax(), "instrument"]

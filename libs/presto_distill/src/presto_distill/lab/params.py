@@ -64,7 +64,7 @@ class Autoencoder(Params):
     """How held-out clips make the round trip."""
 
     clips: int = 24
-    iterations: tuple[int, ...] = (0, 4, 16, 64)  # of Griffin-Lim; 16 are the codec's own
+    iterations: tuple[int, ...] = (0, 4, 16, 64)  # of Griffin-Lim
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5)  # of noise in the latent
 
 

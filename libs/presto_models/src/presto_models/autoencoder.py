@@ -85,7 +85,7 @@ class AutoencoderConfig:
     depth: int = 3  # residual blocks in the encoder, and again in the decoder
     sigma_data: float = 0.5  # standard deviation of every latent channel over the corpus
     phase: Phase = "griffin-lim"  # what it starts from: steady partials, or learned differences
-    iterations: int = 16  # Griffin-Lim; a learned start needs a quarter of them
+    iterations: int = 16  # Griffin-Lim; a learned start needs two
 
 
 class Autoencoder(Snapshot, nn.Module):

@@ -25,7 +25,7 @@ class BundlePreset:
     phase: TrainConfig = TrainConfig(steps=2000, lr=2e-3, warmup=50, decay="cosine")
     phase_clips: int = 800
     phase_batch: tuple[int, int] = (8, 32)  # crops, spectrogram frames of each
-    iterations: int = 4  # of Griffin-Lim, after the learned phase
+    iterations: int = 2  # of Griffin-Lim, after the learned phase
 
     clips: int = 2400
     held_out: int = 512

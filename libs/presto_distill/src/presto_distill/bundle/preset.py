@@ -46,7 +46,7 @@ class BundlePreset:
     )
     base: TrainConfig = TrainConfig(steps=14_000, lr=1e-3, warmup=200, decay="cosine", compile=True)
 
-    layers: TrainConfig = replace(SMALL_LAYERS, steps=1200, ema_decay=0.99, compile=True)
+    layers: TrainConfig = replace(SMALL_LAYERS, steps=4000, ema_decay=0.99, compile=True)
     guidance_scale: float = 1.0  # of the teacher of few-step generators; see presets.Preset
     trajectories: tuple[tuple[int, int, int], ...] = (  # frames, clips, batch
         (64, 1536, 32),

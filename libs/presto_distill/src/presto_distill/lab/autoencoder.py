@@ -190,7 +190,7 @@ def iterations_plot(trips: DataFrame) -> Figure:
         _clips(left, part, "iterations", "chroma", "chroma correlation (1 is best)", CHROMA, **look)
         _clips(middle, part, "iterations", "log_mel", "log-mel L1 (0 is best)", LOG_MEL, **look)
         _clips(right, part, "iterations", "times_real_time", "times real time, decoding", **look)
-    left.legend(frameon=False, fontsize=9, title="phase")
+    left.legend(frameon=False, fontsize=9, title="phase", title_fontsize=9)
     right.set_yscale("log")
     for ax in (left, middle, right):
         ax.set_xlabel("Griffin-Lim iterations")

@@ -174,11 +174,12 @@ class Autoencoder(Snapshot, nn.Module):
         Equal in chunks of any size to 1e-4 or better: every Griffin-Lim step, and the synthesis
         at the end, sees as many frames around as windows overlap; the initial phase is passed on.
         On a CPU clips take turns: sixteen at once would take three times as long.
-        ValueError for a learned phase of a codec that has learned none.
+        ValueError for a phase that the codec has not: `phases` holds those that it has.
         """
         phase = phase or self.config.phase
-        if phase == "learned" and self.phase is None:
-            raise ValueError('this codec has learned no phase: decode with phase="griffin-lim"')
+        if phase not in self.phases:
+            choices = ", ".join(self.phases)
+            raise ValueError(f"this codec has learned no phase {phase!r}: choose from {choices}")
         iterations = self.config.iterations if iterations is None else iterations
         if latent.device.type == "cpu" and len(latent) > 1:
             how = {"phase": phase, "iterations": iterations, "chunk": chunk}

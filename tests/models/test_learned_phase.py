@@ -122,7 +122,5 @@ def test_a_codec_that_has_learned_no_phase_says_so(tmp_path):
     assert codec.phases == ("griffin-lim",)
     with pytest.raises(ValueError, match="has learned no phase"):
         codec.decode(torch.zeros(1, 8, 4), phase="learned")
-    with pytest.raises(ValueError, match="no phase 'learnt': choose from griffin-lim"):
-        codec.decode(torch.zeros(1, 8, 4), phase="learnt")
     Autoencoder(SMALL).save_pretrained(tmp_path)
     assert Autoencoder.from_pretrained(tmp_path).phases == ("griffin-lim", "learned")

@@ -31,11 +31,10 @@ def tiny_denoiser():
     """Builds a denoiser of four thin blocks whose weights are random, none of them zero."""
     from presto_models.dit import DiTConfig, PrestoDenoiser, PrestoDenoiserConfig
 
-    def build(*, seed: int = 0, schedule=None, **options) -> PrestoDenoiser:
+    def build(*, seed: int = 0, schedule=None, guidance_interval=None, **options) -> PrestoDenoiser:
         size = dict(channels=CHANNELS, width=WIDTH, depth=DEPTH, heads=2, text_width=TEXT_WIDTH)
-        denoiser = PrestoDenoiser(
-            PrestoDenoiserConfig(DiTConfig(**{**size, **options}), schedule=schedule)
-        )
+        dit, of_all = DiTConfig(**{**size, **options}), {"guidance_interval": guidance_interval}
+        denoiser = PrestoDenoiser(PrestoDenoiserConfig(dit, schedule=schedule, **of_all))
         source = rng(seed)
         with torch.no_grad():
             for weight in denoiser.parameters():

@@ -13,7 +13,7 @@ SIGNS = ["P_mean = −0.4", "P_mean = +0.4"]
 def loss():
     rows = [
         {"model": model, "sigma": sigma, "loss": 0.5, "loss_low": 0.4, "loss_high": 0.6}
-        for model in (base_model.BUNDLED, *SIGNS)
+        for model in (base_model.BUNDLED, base_model.WITHOUT, *SIGNS)
         for sigma in (0.02, 1.0, 80.0)
     ]
     return pd.DataFrame(rows)
@@ -22,7 +22,12 @@ def loss():
 @pytest.fixture(scope="module")
 def guided():
     rows = []
-    for kind, scale, value in (("cfg++", 0.8, 0.2), ("cfg", 1.0, 0.4), ("cfg", 2.0, 0.3)):
+    for kind, scale, value in (
+        ("cfg++", 0.8, 0.2),
+        ("cfg", 1.0, 0.4),
+        ("cfg", 2.0, 0.3),
+        (base_model.EVERYWHERE, 0.8, 0.5),
+    ):
         row = {"guidance": kind, "scale": scale}
         for name in base_model.METRICS:
             row |= {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
@@ -40,16 +45,18 @@ def test_loss_by_noise_level_above_the_laws(loss):
     assert [text.get_text() for text in ax.texts[:2]] == [f"noise law, {name}" for name in SIGNS]
     assert ax.get_xlabel() == "noise level σ" and "loss" in ax.get_ylabel()
     assert len(ax.collections) == 4  # two densities, two bands
-    (ax,) = base_model.loss_plot(loss, [-0.4], models=[base_model.BUNDLED]).axes
-    assert len(ax.collections) == 2
+    both = [base_model.BUNDLED, base_model.WITHOUT]
+    (ax,) = base_model.loss_plot(loss, [-0.4], models=both).axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == both
+    assert len(ax.collections) == 3
 
 
 def test_three_metrics_by_guidance(guided):
     axes = base_model.guidance_plot(guided).axes
     assert [ax.get_ylabel() for ax in axes] == list(base_model.METRICS.values())
-    assert all(ax.get_xlabel() == "guidance scale w" and len(ax.containers) == 2 for ax in axes)
+    assert all(ax.get_xlabel() == "guidance scale w" and len(ax.containers) == 3 for ax in axes)
     names = [text.get_text() for text in axes[-1].get_legend().get_texts()]
-    assert names == ["CFG++", "CFG"]
+    assert names == ["CFG++", "CFG", "CFG++ at every noise level"]
 
 
 def test_the_best_of_plain_guidance(guided):

@@ -29,6 +29,7 @@ def test_the_bundled_model_is_described_part_by_part():
     text, size = describe("presto-small"), replace(micro(), frame_rate=44_100 / 2048)
     assert "base: PrestoDenoiser, 3,376,576 parameters, licence Apache-2.0" in text
     assert f"16 blocks, {step_flops(size, 16) / 1e9:.2f} GFLOP a step" in text
+    assert text.count("  guided for sigma 0 to 20 unless told otherwise") == 2  # base and layers
     assert "  steps: 14000\n  minutes: 61\n  hardware: x86_64, 2 threads\n" in text
 
 

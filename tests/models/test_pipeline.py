@@ -125,6 +125,18 @@ def test_churn_and_interval_reach_the_solver(build):
     assert torch.equal(none, unguided) and not torch.equal(none, plain)
 
 
+def test_a_model_says_where_guidance_is_sound_and_the_caller_may_say_otherwise(
+    build, tiny_denoiser
+):
+    how = {"seconds": 0.5, "steps": 4}
+    plain, careful = build(), build(denoiser=tiny_denoiser(guidance_interval=(0.0, 5.0)))
+    made, asked = careful("jazz", **how), plain("jazz", guidance_interval=(0.0, 5.0), **how)
+    assert torch.equal(made.latents, asked.latents) and made.metadata == asked.metadata
+    everywhere = careful("jazz", guidance_interval=(0.0, 80.0), **how)
+    assert torch.equal(everywhere.latents, plain("jazz", **how).latents)
+    assert not torch.equal(everywhere.latents, made.latents)
+
+
 def test_settings_by_name_are_settings_in_sampling(build):
     pipeline = build()
     named = pipeline("jazz", seconds=0.5, steps=2, solver="euler", rho=5.0)

@@ -372,7 +372,8 @@ class Lab:
 
     @cached_property
     def _teacher_digest(self) -> str:
-        digest = hashlib.sha256()
+        config = json.dumps(self.teacher.config, default=_plain, sort_keys=True)
+        digest = hashlib.sha256(config.encode())
         for value in self.teacher.state_dict().values():
             digest.update(value.detach().cpu().numpy().tobytes())
         return digest.hexdigest()[:12]

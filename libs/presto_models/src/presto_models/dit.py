@@ -266,6 +266,8 @@ class PrestoDenoiserConfig:
     schedule: LayerSchedule | None = None
     few_step: bool = False  # a distilled generator, to be sampled by `samplers.multistep`
     boundary: float = 0.0  # the noise level at which it returns its input; see edm.scalings
+    # Where guidance is sound, for sigma in (low, high]: what sampling does unless told otherwise.
+    guidance_interval: tuple[float, float] | None = None
 
 
 class PrestoDenoiser(Precondition, Snapshot):
@@ -288,6 +290,11 @@ class PrestoDenoiser(Precondition, Snapshot):
     def schedule(self) -> LayerSchedule | None:
         """How many blocks a call spends, by noise level; None where it always runs all."""
         return self.config.schedule
+
+    @property
+    def guidance_interval(self) -> tuple[float, float] | None:
+        """The noise levels to guide at unless told otherwise; None: all of them."""
+        return self.config.guidance_interval
 
     def forward(self, x, sigma, cond=None, *, budget=None, sigma_to=None, **options):
         if budget is None and self.schedule is not None:

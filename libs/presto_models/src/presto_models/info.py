@@ -71,6 +71,9 @@ def _cost(config: PrestoDenoiserConfig) -> list[str]:
     dit, schedule = config.dit, config.schedule
     kind = "few-step generator" if config.few_step else "diffusion model"
     lines = [f"  {kind}, {dit.depth} blocks of width {dit.width}, {dit.heads} heads"]
+    if config.guidance_interval and not config.few_step:
+        low, high = config.guidance_interval
+        lines.append(f"  guided for sigma {low:g} to {high:g} unless told otherwise")
     edges = (0.0, *schedule.edges, math.inf) if schedule else (0.0, math.inf)
     for i, budget in enumerate(schedule.budgets if schedule else (dit.depth,)):
         flops = step_flops(dit, budget)

@@ -158,7 +158,7 @@ class Pipeline:
         """
         codec = self.autoencoder
         samples = round(check_seconds(seconds) * codec.sample_rate)
-        sampling = replace(sampling, **settings).resolved(few_step=self.few_step)
+        sampling = self._resolved(replace(sampling, **settings))
         self._check(sampling, negative_prompt, stereo)
         edited = {"strength": strength, "keep_seconds": keep_seconds}
         check_edit(init_audio is not None, **edited, seconds=seconds)
@@ -222,7 +222,7 @@ class Pipeline:
 
         `null`: what guidance leads away from; by default the condition that says nothing.
         """
-        sampling = sampling.resolved(few_step=self.few_step)
+        sampling = self._resolved(sampling)
         rng = generators(seeds, shape[0])
         D, noise = self.denoiser, randn(shape, rng, self.device)
         share = partial(prepare, D)  # what all steps can share of a prompt
@@ -235,6 +235,9 @@ class Pipeline:
         if edit is not None:
             D, noise = edit.applied(D, noise)
         return sampling.start(D, noise, share(cond), rng=rng, sigma_max=sigma_max)
+
+    def _resolved(self, sampling: Sampling) -> Sampling:
+        return sampling.resolved(self.denoiser, few_step=self.few_step)
 
     def _check(self, sampling: Sampling, negative_prompt: str | None, stereo: bool) -> None:
         """Refuse what this pipeline's parts cannot do, before any of them runs."""

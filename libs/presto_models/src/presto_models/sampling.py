@@ -28,7 +28,7 @@ SOLVER_SETTINGS = ("solver", "guidance", "guidance_scale", "guidance_interval", 
 @dataclass(frozen=True)
 class Sampling:
     """How to sample. None is the default of the model at hand: 4 steps for a few-step generator,
-    40 guided Heun steps for the others.
+    40 guided Heun steps for the others, guided where its config says that guidance is sound.
 
     CFG++ with scale 0.8 is published for the base model; 40 Heun steps are our default. What
     belongs to solvers alone is an error for a few-step generator, which carries its guidance in
@@ -41,7 +41,8 @@ class Sampling:
     solver: str | None = None  # one of samplers.SOLVERS
     budget: int | None = None  # blocks run in every call; None: as the model's schedule says
     guidance: str = "cfg++"  # or "cfg"
-    guidance_interval: tuple[float, float] | None = None  # guide for sigma in (low, high] only
+    # Guide for sigma in (low, high] only; (0, 80) is everywhere.
+    guidance_interval: tuple[float, float] | None = None
     churn: float = 0.0  # S_churn of Heun's method; see samplers.Churn
 
     def __post_init__(self) -> None:
@@ -61,10 +62,12 @@ class Sampling:
         Churn(self.churn)
         self.guide(_nothing, _nothing)
 
-    def resolved(self, *, few_step: bool) -> Self:
-        """The settings with defaults filled in; `solver` stays None for a few-step generator."""
+    def resolved(self, D: Denoiser, *, few_step: bool) -> Self:
+        """The settings with D's defaults filled in; a few-step generator's solver stays None."""
         if not few_step:
             facts = {"steps": self.steps or 40, "solver": self.solver or heun.__name__}
+            own = getattr(D, "guidance_interval", None)
+            facts |= {"guidance_interval": self.guidance_interval or own}
             return replace(self, **facts, guidance_scale=self._scale)
         for name in SOLVER_SETTINGS:
             if (value := getattr(self, name)) != getattr(type(self), name):

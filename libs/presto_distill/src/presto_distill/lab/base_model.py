@@ -17,10 +17,13 @@ from presto_distill.lab.params import BaseModel
 from presto_distill.lab.plots import COLOURS, FAINT, OF_MODEL, canvas, measured, plain_log
 from presto_distill.metrics.scores import mean_scores
 from presto_models import LogNormal, Sampling
-from presto_models.edm import add_noise
+from presto_models.conditioning import null_condition
+from presto_models.edm import SIGMA_MAX, add_noise
 
-BUNDLED = "bundled base"
-NAMES = {"cfg++": "CFG++", "cfg": "CFG"}
+BUNDLED, WITHOUT = "bundled base", "bundled base, no condition"
+EVERYWHERE = "cfg++, every level"
+NAMES = {"cfg++": "CFG++", "cfg": "CFG", EVERYWHERE: "CFG++ at every noise level"}
+BUNDLED_COLOURS = {BUNDLED: OF_MODEL["base"], WITHOUT: FAINT}
 METRICS = {
     "frechet_distance": "Fréchet distance (lower is better)",
     "recall": "recall (higher is more diverse)",
@@ -41,20 +44,20 @@ def name_of(P_mean: float) -> str:
 
 
 def denoising(lab: Lab, params: BaseModel) -> DataFrame:
-    """Held-out loss by noise level of the bundled base and of both trainings, with intervals over
-    clips; every model meets the same noise. A network that outputs 0
+    """Held-out loss by noise level of the bundled base, with and without its condition, and of both
+    trainings, with intervals over clips; every model meets the same noise. A network that outputs 0
     has 1 where clips have the deviation sigma_data."""
     x, cond = probes.held_out_clips(lab, params.clips)
-    nets = {BUNDLED: lab.teacher}
-    nets |= {name_of(P_mean): trained(lab, P_mean).denoiser for P_mean in params.P_means}
+    nets = {BUNDLED: (lab.teacher, cond), WITHOUT: (lab.teacher, null_condition(cond))}
+    nets |= {name_of(P_mean): (trained(lab, P_mean).denoiser, cond) for P_mean in params.P_means}
     levels = np.geomspace(*params.sigmas, params.levels)
     rows = []
     for level in levels.tolist():
         sigma = torch.full((len(x),), level, device=lab.device)
         noised = add_noise(x, sigma, torch.Generator(lab.device).manual_seed(lab.seed))
-        for name, net in nets.items():
+        for name, (net, told) in nets.items():
             with torch.inference_mode():
-                loss = losses.denoising(net(noised, sigma, cond), x, sigma).cpu()
+                loss = losses.denoising(net(noised, sigma, told), x, sigma).cpu()
             score = mean_scores({"loss": loss}, seed=lab.seed)["loss"]
             interval = {"loss": score.value, "loss_low": score.low, "loss_high": score.high}
             rows.append({"model": name, "sigma": level, **interval})
@@ -76,17 +79,21 @@ def trainings(lab: Lab, params: BaseModel) -> DataFrame:
 
 
 def guidance(lab: Lab, params: BaseModel) -> DataFrame:
-    """Quality of the bundled base by kind of guidance ("cfg++", "cfg") and scale."""
-    scales = {"cfg++": params.cfg_pp_scales, "cfg": params.cfg_scales}
-    pairs = [(kind, w) for kind, ws in scales.items() for w in ws]
+    """Quality of the bundled base by kind of guidance and scale: "cfg++" and "cfg" at the noise
+    levels where the model says that guidance is sound, EVERYWHERE at all of them."""
+    plain = judged(params)
+    kinds = {
+        "cfg++": (plain, params.cfg_pp_scales),
+        "cfg": (replace(plain, guidance="cfg"), params.cfg_scales),
+        EVERYWHERE: (replace(plain, guidance_interval=(0.0, SIGMA_MAX)), params.cfg_pp_scales),
+    }
+    rows = [(kind, how, scale) for kind, (how, scales) in kinds.items() for scale in scales]
     entries = [
-        studies.Entry(
-            studies.BASE, None, replace(judged(params), guidance=kind, guidance_scale=scale)
-        )
-        for kind, scale in pairs
+        studies.Entry(studies.BASE, None, replace(how, guidance_scale=scale))
+        for _, how, scale in rows
     ]
-    kinds, ws = zip(*pairs, strict=True)
-    return studies.quality(lab, entries).assign(guidance=kinds, scale=ws)
+    names, _, scales = zip(*rows, strict=True)
+    return studies.quality(lab, entries).assign(guidance=names, scale=scales)
 
 
 # ---------------------------------------------------------------------- figures
@@ -101,7 +108,7 @@ def loss_plot(table: DataFrame, P_means: Sequence[float], *, models: Sequence[st
     sigma = np.geomspace(table["sigma"].min(), table["sigma"].max(), 200)
     for P_mean in P_means:
         density = np.exp(-((np.log(sigma) - P_mean) ** 2) / 2)
-        colour = OF_MODEL["base"] if models == [BUNDLED] else _colour(name_of(P_mean), P_means)
+        colour = OF_MODEL["base"] if BUNDLED in models else _colour(name_of(P_mean), P_means)
         ax.fill_between(sigma, 0, 0.25 * density, color=colour, alpha=0.16, lw=0)
         place = (np.exp(P_mean), 0.25)
         label = f"noise law, {name_of(P_mean)}"
@@ -109,7 +116,7 @@ def loss_plot(table: DataFrame, P_means: Sequence[float], *, models: Sequence[st
         ax.annotate(label, place, (0, 2), textcoords="offset points", ha=side, color=colour)
     for model in models:
         rows = table[table["model"] == model].sort_values("sigma")
-        colour = OF_MODEL["base"] if model == BUNDLED else _colour(model, P_means)
+        colour = BUNDLED_COLOURS.get(model) or _colour(model, P_means)
         ax.plot(rows["sigma"], rows["loss"], "o-", ms=4.5, color=colour, label=model)
         ax.fill_between(
             rows["sigma"], rows["loss_low"], rows["loss_high"], color=colour, alpha=0.2, lw=0

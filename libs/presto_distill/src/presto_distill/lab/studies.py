@@ -59,8 +59,8 @@ def network_calls(denoiser: PrestoDenoiser, sampling: Sampling) -> int:
         calls += 1
         return x
 
+    sampling = sampling.resolved(denoiser, few_step=few)
     guided = D if few else sampling.guide(D, lambda cond: cond)
-    sampling = sampling.resolved(few_step=few)
     sample(sampling.start(guided, torch.zeros(1, 1, 1), None, rng=torch.Generator()))
     return calls
 
@@ -110,7 +110,7 @@ def quality(lab: Lab, entries: list[Entry]) -> DataFrame:
     rows = []
     for model, run, sampling in entries:
         denoiser = denoiser_of(lab, run)
-        how = sampling.resolved(few_step=denoiser.config.few_step)
+        how = sampling.resolved(denoiser, few_step=denoiser.config.few_step)
         facts = {"model": model, "solver": SOLVER_NAMES[how.solver], "steps": how.steps}
         facts |= {"calls": network_calls(denoiser, sampling), "rho": how.rho}
         rows.append({**facts, **lab.evaluate(run, sampling).as_dict()})

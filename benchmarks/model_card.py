@@ -39,6 +39,7 @@ from presto_distill.metrics.embed import open_embedder
 from presto_distill.metrics.scores import mean_scores
 from presto_distill.sound_files import write_audio
 from presto_models import Autoencoder, Pipeline, Sampling
+from presto_models.edm import SIGMA_MAX
 from presto_models.snapshot import find_snapshot
 
 SECONDS = 10.0
@@ -70,11 +71,15 @@ SYSTEMS = {
     "Presto-S in 2 steps": System("steps", Sampling(2)),
     "Presto-LS": System("layers_steps", Sampling(4)),
 }
-# Measured, not played: what the few-step students were distilled from, and Presto-L beside it.
+# Measured, not played: what the few-step students were distilled from, guidance at every noise
+# level, and Presto-L beside both.
 PLAIN = Sampling(24, guidance="cfg", guidance_scale=1.0)
+EVERYWHERE = Sampling(24, guidance_interval=(0.0, SIGMA_MAX))
 MEASURED = SYSTEMS | {
     "base, unguided": System("base", PLAIN),
     "Presto-L, unguided": System("layers", PLAIN),
+    "base, guided everywhere": System("base", EVERYWHERE),
+    "Presto-L, guided everywhere": System("layers", EVERYWHERE),
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from presto_models.guidance import guided, guided_within
+from presto_models.guidance import guided, guided_where_sound, guided_within
 from presto_models.samplers import SOLVERS, cfg_pp, dpmpp_2s, heun, sample
 
 SIGMA = torch.tensor([0.5, 2.0])
@@ -87,6 +87,17 @@ def test_guidance_acts_in_its_interval_and_costs_nothing_outside(x, sigma, calle
     assert D.conditions == called_with
     plain = guided(Affine(), 4.5 if len(called_with) == 2 else 1, nothing)
     assert torch.equal(D_x, plain(x, sigma, 7.0))
+
+
+def test_a_teacher_is_guided_where_it_says_that_guidance_is_sound(x):
+    D = Affine()
+    assert torch.equal(
+        guided_where_sound(D, 4.5, nothing)(x, SIGMA, 7.0), guided(D, 4.5, nothing)(x, SIGMA, 7.0)
+    )
+    D.guidance_interval = (1.0, 3.0)
+    limited = guided_within((1.0, 3.0), guided(D, 4.5, nothing), D)
+    assert torch.equal(guided_where_sound(D, 4.5, nothing)(x, SIGMA, 7.0), limited(x, SIGMA, 7.0))
+    assert guided_where_sound(D, 1, nothing) is D
 
 
 def test_an_interval_is_each_samples_own(x):

@@ -55,3 +55,14 @@ def guided_within(interval: tuple[float, float], guided_D: Callable, D: Denoiser
         return torch.where(choose, D_w, D_x)
 
     return D_interval
+
+
+def guided_where_sound(D: Denoiser, scale: float, null: Null) -> Denoiser:
+    """`guided` at the noise levels where D says that guidance is sound: `D.guidance_interval`.
+
+    At all of them where it says nothing. Teachers of few-step generators are guided so.
+    """
+    interval = getattr(D, "guidance_interval", None)
+    if interval is None or scale == 1:
+        return guided(D, scale, null)
+    return guided_within(interval, guided(D, scale, null), D)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_models.denoiser import Cond, Denoiser, per_sample
 from presto_models.edm import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, add_noise, karras_sigmas
-from presto_models.guidance import Null, guided
+from presto_models.guidance import Null, guided_where_sound
 
 Target = Literal["ema", "stop_gradient"]  # who answers for the cleaner of the two points
 Metric = Literal["squared", "pseudo_huber"]
@@ -94,7 +94,7 @@ class ConsistencyDistillation:
     ):
         teacher = frozen(teacher)
         self.cfg, self.fixed = cfg, {"teacher": teacher}
-        self.teacher = guided(teacher, cfg.guidance_scale, null)
+        self.teacher = guided_where_sound(teacher, cfg.guidance_scale, null)
         self.student = ConsistencyFunction(
             trainable(student if student is not None else teacher), cfg.sigma_data, cfg.sigma_min
         )

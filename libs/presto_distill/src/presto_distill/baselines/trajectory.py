@@ -38,7 +38,7 @@ from presto_models.edm import (
     add_noise,
     sample_sigma,
 )
-from presto_models.guidance import Null, guided
+from presto_models.guidance import Null, guided_where_sound
 from presto_models.samplers import Rng, Sampler, Step, randn
 
 
@@ -124,7 +124,7 @@ class TrajectoryDistillation:
     ):
         teacher = frozen(teacher)
         self.cfg, self.fixed = cfg, {"teacher": teacher}
-        self.teacher = guided(teacher, cfg.guidance_scale, null)
+        self.teacher = guided_where_sound(teacher, cfg.guidance_scale, null)
         self.student = with_trajectory(teacher) if student is None else trainable(student)
         self.taps = feature_layer if isinstance(feature_layer, tuple) else (feature_layer,)
         self.grid = ascending_grid(cfg)

@@ -24,7 +24,7 @@ from presto_models.edm import (
     add_noise,
     sample_sigma,
 )
-from presto_models.guidance import Null, guided
+from presto_models.guidance import Null, guided_where_sound
 
 _GAN = {
     "least_squares": (losses.lsgan_discriminator, losses.lsgan_generator),
@@ -94,7 +94,7 @@ class PrestoS:
     ):
         teacher = frozen(teacher)
         self.cfg, self.fixed = cfg, {"teacher": teacher}
-        self.teacher = guided(teacher, cfg.guidance_scale, null)
+        self.teacher = guided_where_sound(teacher, cfg.guidance_scale, null)
         self.generator = trainable(generator if generator is not None else teacher)
         self.fake_score = trainable(fake_score if fake_score is not None else teacher)
         self.taps = feature_layer if isinstance(feature_layer, tuple) else (feature_layer,)

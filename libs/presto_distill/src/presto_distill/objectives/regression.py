@@ -20,7 +20,7 @@ from presto_distill.objective import Batch, Losses, Turn, trainable
 from presto_distill.trainer import Stream
 from presto_models.denoiser import Cond, Denoiser
 from presto_models.edm import SIGMA_DATA, KarrasUniform, SigmaLaw
-from presto_models.guidance import Null, guided
+from presto_models.guidance import Null, guided_where_sound
 from presto_models.samplers import dpmpp_2m
 
 
@@ -66,7 +66,7 @@ def solve(
     The levels are p_gen's quantiles, shifted by a random part of a step that each chunk of clips
     has in common: pooled they follow p_gen, the law Presto-S draws its generator's input by.
     """
-    D = guided(teacher, cfg.guidance_scale, null)
+    D = guided_where_sound(teacher, cfg.guidance_scale, null)
     parts = []
     for rows in torch.arange(len(clips.x)).split(chunk):
         x, cond = tree_map_only(Tensor, lambda leaf, rows=rows: leaf[rows], tuple(clips))

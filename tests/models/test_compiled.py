@@ -20,7 +20,8 @@ module = torch.nn.Module
 module.compile = functools.partialmethod(module.compile, backend=backend)
 
 dit = DiTConfig(channels=4, width=16, depth=4, heads=2, text_width=8)
-D = PrestoDenoiser(PrestoDenoiserConfig(dit, schedule=LayerSchedule((0.1, 1, 10), (4, 3, 2, 1))))
+schedule = LayerSchedule((0.1, 1, 10), (4, 3, 2, 1))
+D = PrestoDenoiser(PrestoDenoiserConfig(dit, schedule=schedule, guidance_interval=(0.0, 20.0)))
 rng = torch.Generator().manual_seed(0)
 for weight in D.parameters():
     weight.data = torch.randn(weight.shape, generator=rng) * 0.3
@@ -39,14 +40,16 @@ far = [float((fast(x, s, ready) - D_x).abs().max()) for s, D_x in zip(sigmas, on
 graphs = len(traced)
 far.append(float((fast(x, torch.tensor([30.0, 0.03]), ready) - two_levels).abs().max()))
 far.append(float((fast(x, sigmas[0], ready, budget=3) - stated).abs().max()))
-print(json.dumps([graphs, far, names == list(D.state_dict())]))
+told = [fast.depth, fast.guidance_interval]
+print(json.dumps([graphs, far, names == list(D.state_dict()), told]))
 """
 
 
 def test_blocks_are_compiled_once_for_all_budgets():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    graphs, far, same_names = json.loads(done.stdout)
+    graphs, far, same_names, told = json.loads(done.stdout)
     assert graphs == 1  # for budgets 1, 2, 3, 4
     assert max(far) < 1e-5
     assert same_names
+    assert told == [4, [0.0, 20.0]]  # pipelines ask for both

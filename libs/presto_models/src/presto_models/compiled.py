@@ -40,6 +40,8 @@ class Compiled(nn.Module):
         super().__init__()
         compile_blocks(denoiser, mode=mode)
         self.denoiser = denoiser
+        for fact in ("depth", "guidance_interval"):  # what pipelines ask of a denoiser
+            setattr(self, fact, getattr(denoiser, fact, None))
         self.graphs: dict[tuple, Graph] = {}
 
     def prepare(self, cond: Cond) -> Cond:

@@ -110,7 +110,7 @@ def loss_plot(table: DataFrame, P_means: Sequence[float], *, models: Sequence[st
         density = np.exp(-((np.log(sigma) - P_mean) ** 2) / 2)
         colour = OF_MODEL["base"] if BUNDLED in models else _colour(name_of(P_mean), P_means)
         ax.fill_between(sigma, 0, 0.25 * density, color=colour, alpha=0.16, lw=0)
-        place = (np.exp(P_mean), 0.25)
+        place = (np.exp(P_mean), 0)
         label = f"noise law, {name_of(P_mean)}"
         side = "right" if P_mean < 0 else "left"
         ax.annotate(label, place, (0, 2), textcoords="offset points", ha=side, color=colour)

@@ -68,7 +68,12 @@ STAGES = {
     "embedder": Stage(
         train_embedder, ("embedder", "text"), ("codec",), (*SONGS, "embedder", "embedder_batch")
     ),
-    "base": Stage(train_base, ("base",), ("codec", "text", "embedder"), (*CROPS, "dit", "base")),
+    "base": Stage(
+        train_base,
+        ("base",),
+        ("codec", "text", "embedder"),
+        (*CROPS, "dit", "base", "guidance_interval"),
+    ),
     "layers": Stage(
         train_layers, ("layers",), ("codec", "text", "embedder", "base"), (*CROPS, "layers")
     ),

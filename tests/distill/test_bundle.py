@@ -45,6 +45,8 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
         assert pipeline.few_step == (variant in ("steps", "layers_steps"))
         made = pipeline("jazz --bpm 90", seconds=0.5)
         assert made.audios.shape == (1, 1, 22_050) and made.audios.isfinite().all()
+        interval = None if pipeline.few_step else TINY.guidance_interval
+        assert made.metadata[0].get("guidance_interval") == interval
 
     # Of what is done only that is done again which something has changed for.
     capsys.readouterr()

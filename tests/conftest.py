@@ -33,8 +33,9 @@ def tiny_denoiser():
 
     def build(*, seed: int = 0, schedule=None, guidance_interval=None, **options) -> PrestoDenoiser:
         size = dict(channels=CHANNELS, width=WIDTH, depth=DEPTH, heads=2, text_width=TEXT_WIDTH)
-        dit, of_all = DiTConfig(**{**size, **options}), {"guidance_interval": guidance_interval}
-        denoiser = PrestoDenoiser(PrestoDenoiserConfig(dit, schedule=schedule, **of_all))
+        dit = DiTConfig(**{**size, **options})
+        config = PrestoDenoiserConfig(dit, schedule=schedule, guidance_interval=guidance_interval)
+        denoiser = PrestoDenoiser(config)
         source = rng(seed)
         with torch.no_grad():
             for weight in denoiser.parameters():

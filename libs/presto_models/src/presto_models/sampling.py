@@ -65,10 +65,13 @@ class Sampling:
     def resolved(self, D: Denoiser, *, few_step: bool) -> Self:
         """The settings with D's defaults filled in; a few-step generator's solver stays None."""
         if not few_step:
-            facts = {"steps": self.steps or 40, "solver": self.solver or heun.__name__}
-            own = getattr(D, "guidance_interval", None)
-            facts |= {"guidance_interval": self.guidance_interval or own}
-            return replace(self, **facts, guidance_scale=self._scale)
+            return replace(
+                self,
+                steps=self.steps or 40,
+                solver=self.solver or heun.__name__,
+                guidance_scale=self._scale,
+                guidance_interval=self.guidance_interval or getattr(D, "guidance_interval", None),
+            )
         for name in SOLVER_SETTINGS:
             if (value := getattr(self, name)) != getattr(type(self), name):
                 raise ValueError(

@@ -48,6 +48,8 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
         interval = None if pipeline.few_step else TINY.guidance_interval
         assert made.metadata[0].get("guidance_interval") == interval
 
+    (solved,) = (tmp_path / "trajectories").iterdir()  # once, for both few-step students
+
     # Of what is done only that is done again which something has changed for.
     capsys.readouterr()
     train_bundle(TINY, tmp_path)
@@ -57,6 +59,10 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
     train_bundle(longer, tmp_path, ("base", "layers", "steps", "layers_steps"))
     assert capsys.readouterr().out == "base: up to date\nsteps: up to date\n"
     assert (tmp_path / "layers_steps" / "model.safetensors").read_bytes() != before
+    train_bundle(replace(TINY, guidance_scale=2.0), tmp_path, ("base", "steps"))
+    assert capsys.readouterr().out == "base: up to date\n"
+    both = set((tmp_path / "trajectories").iterdir())
+    assert solved in both and len(both) == 2  # another teacher's trajectories
 
 
 def test_the_codec_gets_a_decoder_then_a_phase_and_keeps_its_latents(tmp_path):

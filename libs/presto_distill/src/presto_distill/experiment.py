@@ -30,7 +30,7 @@ from presto_data.encode import claimed
 from presto_distill.fit import fit
 from presto_distill.metrics import Scores, evaluate
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
-from presto_distill.objectives.regression import RegressionConfig, Trajectories, solve
+from presto_distill.objectives.regression import RegressionConfig, Trajectories, kept, solve
 from presto_distill.presets import Preset, Stage
 from presto_distill.streams import conditioned
 from presto_distill.trainer import Stream, Trainer
@@ -243,21 +243,18 @@ class Lab:
 
     def trajectories(self, cfg: RegressionConfig) -> Trajectories:
         """The teacher's trajectories from noised training clips, solved once for all students."""
-        n = self.preset.trajectories
         _, folder = self._folder("trajectories", {"cfg": cfg})
         path = folder / "trajectories.pt"
+
+        def solved() -> Trajectories:
+            clips = next(self.stream(self.preset.trajectories)(0))
+            clips = tree_map_only(Tensor, lambda leaf: leaf.to(self.device), clips)
+            rng = torch.Generator(self.device).manual_seed(self.seed)
+            with autocast(self.device):
+                return solve(self.teacher, null_condition, clips, rng, cfg)
+
         with self._alone(path):
-            if not path.exists():
-                clips = next(self.stream(n)(0))
-                clips = tree_map_only(Tensor, lambda leaf: leaf.to(self.device), clips)
-                rng = torch.Generator(self.device).manual_seed(self.seed)
-                with autocast(self.device):
-                    solved = solve(self.teacher, null_condition, clips, rng, cfg)
-                write_atomic(
-                    path, lambda temporary: torch.save([*solved[:-1], list(solved.cond)], temporary)
-                )
-        x, sigma, end, cond = torch.load(path, map_location="cpu", weights_only=True)
-        return Trajectories(x, sigma, end, Condition(*cond))
+            return kept(path, solved)
 
     # ------------------------------------------------------------------ evaluation
 

@@ -44,7 +44,14 @@ class Stage(NamedTuple):
 
 SONGS = ("seed", "clips", "held_out", "clip_seconds")
 CROPS = (*SONGS, "long_clips", "long_seconds", "tempo_dropout", "frames_and_batch")
-FEW_STEPS = (*CROPS, "guidance_scale", "trajectories", "warm_start", "steps")
+FEW_STEPS = (
+    *CROPS,
+    "guidance_interval",
+    "guidance_scale",
+    "trajectories",
+    "warm_start",
+    "steps",
+)
 CODEC_SONGS = ("seed", "codec_clips", "codec_held_out", "codec_seconds", "codec_batch")
 STAGES = {
     "codec_start": Stage(train_codec_start, ("codec_start",), (), (*CODEC_SONGS, "codec")),

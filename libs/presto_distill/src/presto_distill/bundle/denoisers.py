@@ -3,10 +3,11 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from presto_distill.bundle.cards import measure, write_card
 from presto_distill.bundle.data import (
@@ -26,12 +27,15 @@ from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.objectives.regression import (
     Regression,
     RegressionConfig,
+    Trajectories,
+    kept,
     point_stream,
     solve,
 )
 from presto_distill.streams import conditioned, in_turn
 from presto_distill.trainer import Stream, TrainConfig, Trainer
 from presto_models import PrestoDenoiser, PrestoDenoiserConfig, TextEncoder, presto_schedule
+from presto_models.compiled import compile_blocks
 from presto_models.conditioning import null_condition
 from presto_models.pipeline import Sampling
 from presto_models.precision import autocast
@@ -82,18 +86,33 @@ class Workbench:
 
     def points(self) -> Stream:
         """Points on the base model's trajectories, batches taking turns in length as above."""
-        seed, cfg = self.preset.seed, RegressionConfig(guidance_scale=self.cfg.guidance_scale)
-        streams = []
-        for frames, clips, batch in self.preset.trajectories:
-            songs, size = fitting(self.data, frames), {"batch": clips, "frames": frames}
-            size |= {"tempo_dropout": self.preset.tempo_dropout}
-            real = next(conditioned(songs, self.text, **size, seed=seed)(0))
-            real = tree_map_only(torch.Tensor, lambda leaf: leaf.to(self.device), real)
+        return in_turn(
+            point_stream(self.trajectories(frames, clips), batch=batch, seed=self.preset.seed)
+            for frames, clips, batch in self.preset.trajectories
+        )
+
+    def trajectories(self, frames: int, clips: int) -> Trajectories:
+        """The base model's from so many noised crops, solved once for both few-step students."""
+        seed, cfg = self.preset.seed, RegressionConfig(guidance_scale=self.preset.guidance_scale)
+        songs, size = fitting(self.data, frames), {"batch": clips, "frames": frames}
+        size |= {"tempo_dropout": self.preset.tempo_dropout}
+        real = next(conditioned(songs, self.text, **size, seed=seed)(0))
+        facts = [leaf.numpy().tobytes() for leaf in tree_leaves(real) if leaf is not None]
+        facts += [
+            (self.out / "base" / n).read_bytes() for n in ("config.json", "model.safetensors")
+        ]
+        name = sha256(b"".join([repr(cfg).encode(), *facts])).hexdigest()[:12]
+
+        def solved() -> Trajectories:
+            teacher = self.load("base")
+            if self.preset.warm_start.compile:
+                compile_blocks(teacher, dynamic=True)
+            crops = tree_map_only(torch.Tensor, lambda leaf: leaf.to(self.device), real)
             rng = torch.Generator(self.device).manual_seed(seed)
             with autocast(torch.device(self.device)):
-                solved = solve(self.base, null_condition, real, rng, cfg)
-            streams.append(point_stream(solved, batch=batch, seed=seed))
-        return in_turn(streams)
+                return solve(teacher, null_condition, crops, rng, cfg)
+
+        return kept(self.out / "trajectories" / f"{frames}-frames-{name}.pt", solved)
 
     def train(
         self,

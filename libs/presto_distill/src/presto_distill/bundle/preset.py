@@ -50,7 +50,7 @@ class BundlePreset:
     guidance_interval: tuple[float, float] = (0.0, 20.0)
 
     layers: TrainConfig = replace(SMALL_LAYERS, steps=4000, ema_decay=0.99, compile=True)
-    guidance_scale: float = 1.0  # of the teacher of few-step generators; see presets.Preset
+    guidance_scale: float = 2.0  # of the teacher of few-step generators, within that interval
     trajectories: tuple[tuple[int, int, int], ...] = (  # frames, clips, batch
         (64, 1536, 32),
         (216, 384, 10),

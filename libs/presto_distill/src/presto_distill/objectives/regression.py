@@ -4,9 +4,10 @@ Not part of Presto's published method. Where minutes are all there is, a generat
 knows the teacher's map from noise to music leaves distribution matching less to do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +19,12 @@ from torch.utils._pytree import tree_map_only
 from presto_distill import losses
 from presto_distill.objective import Batch, Losses, Turn, trainable
 from presto_distill.trainer import Stream
+from presto_models.conditioning import Condition
 from presto_models.denoiser import Cond, Denoiser
 from presto_models.edm import SIGMA_DATA, KarrasUniform, SigmaLaw
 from presto_models.guidance import Null, guided_where_sound
 from presto_models.samplers import dpmpp_2m
+from presto_models.snapshot import write_atomic
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,17 @@ def solve(
         parts.append((x, sigmas[:, None].expand(x.shape[:2]).to(x.device), end))
     x, sigma, end = zip(*parts, strict=True)
     return Trajectories(torch.cat(x, 1), torch.cat(sigma, 1), torch.cat(end), clips.cond)
+
+
+def kept(path: Path, solved: Callable[[], Trajectories]) -> Trajectories:
+    """Trajectories under Presto's conditions, on the CPU: those in the file, which is written
+    first where there is none."""
+    if not path.exists():
+        x, sigma, end, cond = solved()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, lambda new: torch.save([x, sigma, end, list(cond)], new))
+    x, sigma, end, cond = torch.load(path, map_location="cpu", weights_only=True)
+    return Trajectories(x, sigma, end, Condition(*cond))
 
 
 def point_stream(trajectories: Trajectories, *, batch: int, seed: int) -> Stream:

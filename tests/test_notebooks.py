@@ -31,6 +31,7 @@ TYPES = {
     "fake_score_updates": params.FakeScoreUpdates,
     "noise_laws": params.NoiseLaws,
     "nu_weights": params.NuWeights,
+    "teacher_guidance": params.TeacherGuidance,
     "layer_distillation": params.LayerDistillation,
     "layer_choices": params.LayerChoices,
     "combined_choices": params.CombinedChoices,

@@ -1,11 +1,13 @@
 """Choices inside Presto-L and Presto-LS: what each variant trains; verdicts of made-up numbers."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
 
 from presto_distill.experiment import Lab, Run
-from presto_distill.lab import combined_choices, layer_choices, studies
+from presto_distill.lab import combined_choices, layer_choices, plots, studies, teacher_guidance
 from presto_distill.lab.params import LayerChoices
 from presto_distill.presets import smoke
 from presto_models import presto_schedule
@@ -156,3 +158,44 @@ def test_choices_are_judged_against_the_default():
     found = combined_choices.verdicts(pd.DataFrame(rows))
     assert [one["held"] for one in found] == [True, None, None, False, None]
     assert [one["effect"] for one in found] == [4.0, 1.0, 0.5, -3.0, 0.5]
+
+
+# --- teacher_guidance ----------------------------------------------------------------------------
+
+
+def test_regression_and_matching_have_the_same_teacher(lab):
+    teacher_guidance.student(lab, 2.0)
+    assert lab.asked == [
+        ("warm-start", None, {"guidance_scale": 2.0}),
+        ("steps", "warm-start", {"guidance_scale": 2.0}),
+    ]
+    lab.asked.clear()
+    lab.preset = replace(lab.preset, warm_start=None)
+    teacher_guidance.student(lab, 4.5)
+    assert lab.asked == [("steps", None, {"guidance_scale": 4.5})]
+
+
+@pytest.fixture
+def by_scale():
+    """Guidance 2 helps prompts and costs diversity; of distances nothing can be said."""
+    rows = []
+    for scale, prompts, recall, distance in ((1.0, 0.4, 0.9, 0.10), (2.0, 0.6, 0.7, 0.11)):
+        row = {"model": "S", "scale": scale}
+        for metric, value in zip(teacher_guidance.CLAIMS, (prompts, recall, distance), strict=True):
+            row |= {metric: value, f"{metric}_low": value - 0.05, f"{metric}_high": value + 0.05}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def test_each_scale_is_judged_against_the_first(by_scale):
+    prompts, recall, distance = teacher_guidance.verdicts(by_scale, "S")
+    assert (prompts["held"], recall["held"], distance["held"]) == (True, False, True)
+    effects = [verdict["effect"] for verdict in (prompts, recall, distance)]
+    assert effects == pytest.approx([0.2, -0.2, -0.01])
+    assert "0.6 [0.55, 0.65] with it, 0.4 [0.35, 0.45] with one guided at 1" in prompts["evidence"]
+
+
+def test_three_metrics_by_scale(by_scale):
+    axes = plots.metrics_by_scale(by_scale).axes
+    assert [ax.get_ylabel() for ax in axes] == list(plots.BY_SCALE.values())
+    assert [text.get_text() for text in axes[-1].get_legend().get_texts()] == ["S"]

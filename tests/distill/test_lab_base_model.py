@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from presto_distill.lab import base_model
+from presto_distill.lab import base_model, plots
 from presto_distill.lab.params import BaseModel
 
 SIGNS = ["P_mean = −0.4", "P_mean = +0.4"]
@@ -29,7 +29,7 @@ def guided():
         (base_model.EVERYWHERE, 0.8, 0.5),
     ):
         row = {"guidance": kind, "scale": scale}
-        for name in base_model.METRICS:
+        for name in plots.BY_SCALE:
             row |= {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -53,7 +53,7 @@ def test_loss_by_noise_level_above_the_laws(loss):
 
 def test_three_metrics_by_guidance(guided):
     axes = base_model.guidance_plot(guided).axes
-    assert [ax.get_ylabel() for ax in axes] == list(base_model.METRICS.values())
+    assert [ax.get_ylabel() for ax in axes] == list(plots.BY_SCALE.values())
     assert all(ax.get_xlabel() == "guidance scale w" and len(ax.containers) == 3 for ax in axes)
     names = [text.get_text() for text in axes[-1].get_legend().get_texts()]
     assert names == ["CFG++", "CFG", "CFG++ at every noise level"]

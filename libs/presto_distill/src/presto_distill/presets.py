@@ -72,6 +72,7 @@ SMOKE_PARAMETERS = {
     "solver_steps": 2,
     "cfg_pp_scales": [0.8],
     "cfg_scales": [1.0, 2.0],
+    "scales": [1.0, 2.0],
     "seconds": 1.0,
     "repeats": 1,
     "prompts": ["slow jazz with piano"],

@@ -14,7 +14,7 @@ from presto_distill import losses
 from presto_distill.experiment import Lab, Run
 from presto_distill.lab import probes, studies
 from presto_distill.lab.params import BaseModel
-from presto_distill.lab.plots import COLOURS, FAINT, OF_MODEL, canvas, measured, plain_log
+from presto_distill.lab.plots import COLOURS, FAINT, OF_MODEL, canvas, metrics_by_scale, plain_log
 from presto_distill.metrics.scores import mean_scores
 from presto_models import LogNormal, Sampling
 from presto_models.conditioning import null_condition
@@ -24,11 +24,6 @@ BUNDLED, WITHOUT = "bundled base", "bundled base, no condition"
 EVERYWHERE = "cfg++, every level"
 NAMES = {"cfg++": "CFG++", "cfg": "CFG", EVERYWHERE: "CFG++ at every noise level"}
 BUNDLED_COLOURS = {BUNDLED: OF_MODEL["base"], WITHOUT: FAINT}
-METRICS = {
-    "frechet_distance": "Fréchet distance (lower is better)",
-    "recall": "recall (higher is more diverse)",
-    "clap_score": "prompt similarity (higher is better)",
-}
 
 
 def trained(lab: Lab, P_mean: float) -> Run:
@@ -136,16 +131,7 @@ def loss_plot(table: DataFrame, P_means: Sequence[float], *, models: Sequence[st
 def guidance_plot(table: DataFrame) -> Figure:
     """Three metrics against the guidance scale. The scales of CFG++ and of plain guidance are not
     the same quantity: each line is read by itself."""
-    fig, axes = canvas(3, width=10.5, height=3.8)
-    for ax, (metric, label) in zip(axes, METRICS.items(), strict=True):
-        for i, (kind, rows) in enumerate(table.groupby("guidance", sort=False)):
-            rows = rows.sort_values("scale")
-            measured(ax, rows["scale"], rows, metric, COLOURS[i], label=NAMES[kind])
-        ax.set(xlabel="guidance scale w", ylabel=label)
-    axes[0].set_yscale("log")
-    plain_log(axes[0])
-    axes[-1].legend(frameon=False, fontsize=9, loc="lower right")
-    return fig
+    return metrics_by_scale(table.assign(model=table["guidance"].map(NAMES)))
 
 
 def _colour(model: str, P_means: Sequence[float]) -> str:

@@ -94,6 +94,15 @@ class BaseModel(Params):
 
 
 @dataclass(frozen=True)
+class TeacherGuidance(Params):
+    """Guidance scales of the teacher, how it is sampled itself, and steps of its students."""
+
+    scales: tuple[float, ...] = (1.0, 2.0, 4.5)  # 1 is no guidance; the others go against the first
+    solver_steps: int = 16  # of DPM-Solver++ 2M, which also solves the warm start's trajectories
+    steps: tuple[int, ...] = (4, 2)  # of the few-step generators; verdicts are of the first
+
+
+@dataclass(frozen=True)
 class CombinedAcceleration(Params):
     """How base, L, S and LS are sampled and timed."""
 

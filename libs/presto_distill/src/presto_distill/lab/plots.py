@@ -46,6 +46,11 @@ THEME = {
     "lines.linewidth": 1.8,
 }
 FRECHET = "Fréchet distance to held-out clips (lower is better)"
+BY_SCALE = {
+    "frechet_distance": "Fréchet distance (lower is better)",
+    "recall": "recall (higher is more diverse)",
+    "clap_score": "prompt similarity (higher is better)",
+}
 
 
 def canvas(columns: int = 1, *, width: float = 7.0, height: float = 3.8, **options) -> tuple:
@@ -275,6 +280,23 @@ def measured(
     error = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
     look = {"color": colour, "ecolor": (colour, 0.55), "fmt": marker, "ms": 6, "capsize": 3}
     ax.errorbar(where, value, yerr=error, **{**look, "elinewidth": 1, **style})
+
+
+def metrics_by_scale(table: DataFrame) -> Figure:
+    """Those of BY_SCALE side by side against the guidance scale, a line per model, with intervals.
+
+    `table`: rows of `studies.quality` with a column `scale`.
+    """
+    fig, axes = canvas(len(BY_SCALE), width=10.5, height=3.8)
+    for ax, (metric, label) in zip(axes, BY_SCALE.items(), strict=True):
+        for i, (model, rows) in enumerate(table.groupby("model", sort=False)):
+            rows = rows.sort_values("scale")
+            measured(ax, rows["scale"], rows, metric, COLOURS[i], label=model)
+        ax.set(xlabel="guidance scale w", ylabel=label)
+    axes[0].set_yscale("log")
+    plain_log(axes[0])
+    axes[-1].legend(frameon=False, fontsize=9, loc="lower right")
+    return fig
 
 
 def _errorbars(

@@ -32,6 +32,7 @@ NOTEBOOKS = (
     "fake_score_updates",
     "noise_laws",
     "nu_weights",
+    "teacher_guidance",
     "layer_distillation",
     "layer_choices",
     "combined_choices",

@@ -32,7 +32,9 @@ def quality(lab: Lab, params: TeacherGuidance) -> DataFrame:
     """Quality of teachers and of their students, by scale and, of students, by steps."""
     tables = []
     for scale in params.scales:
-        how = Sampling(params.solver_steps, "dpmpp_2m", "cfg", scale)
+        how = Sampling(
+            steps=params.solver_steps, solver="dpmpp_2m", guidance="cfg", guidance_scale=scale
+        )
         entries = [studies.Entry(TEACHER, None, how)]
         entries += [
             studies.Entry(named(steps), student(lab, scale), Sampling(steps))

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from presto_distill.bundle.cards import measure, write_card
 from presto_distill.bundle.data import (
@@ -93,15 +93,17 @@ class Workbench:
 
     def trajectories(self, frames: int, clips: int) -> Trajectories:
         """The base model's from so many noised crops, solved once for both few-step students."""
-        seed, cfg = self.preset.seed, RegressionConfig(guidance_scale=self.preset.guidance_scale)
-        songs, size = fitting(self.data, frames), {"batch": clips, "frames": frames}
+        cfg = RegressionConfig(guidance_scale=self.preset.guidance_scale)
+        seed, size = self.preset.seed, {"batch": clips, "frames": frames}
         size |= {"tempo_dropout": self.preset.tempo_dropout}
-        real = next(conditioned(songs, self.text, **size, seed=seed)(0))
-        facts = [leaf.numpy().tobytes() for leaf in tree_leaves(real) if leaf is not None]
-        facts += [
-            (self.out / "base" / n).read_bytes() for n in ("config.json", "model.safetensors")
+        real = next(conditioned(fitting(self.data, frames), self.text, **size, seed=seed)(0))
+        # Not the conditions themselves: they are computed, and threads may change their last bits.
+        parts = [repr((cfg, size, seed)).encode(), real.x.numpy().tobytes()]
+        parts += [
+            (self.out / folder / "model.safetensors").read_bytes() for folder in ("base", "text")
         ]
-        name = sha256(b"".join([repr(cfg).encode(), *facts])).hexdigest()[:12]
+        parts += [(self.out / "base" / "config.json").read_bytes()]
+        name = sha256(b"".join(parts)).hexdigest()[:12]
 
         def solved() -> Trajectories:
             teacher = self.load("base")

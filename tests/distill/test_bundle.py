@@ -59,7 +59,7 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
     train_bundle(longer, tmp_path, ("base", "layers", "steps", "layers_steps"))
     assert capsys.readouterr().out == "base: up to date\nsteps: up to date\n"
     assert (tmp_path / "layers_steps" / "model.safetensors").read_bytes() != before
-    train_bundle(replace(TINY, guidance_scale=1.0), tmp_path, ("base", "steps"))
+    train_bundle(replace(TINY, guidance_scale=2.0), tmp_path, ("base", "steps"))
     assert capsys.readouterr().out == "base: up to date\n"
     both = set((tmp_path / "trajectories").iterdir())
     assert solved in both and len(both) == 2  # another teacher's trajectories

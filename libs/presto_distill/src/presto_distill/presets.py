@@ -42,8 +42,8 @@ class Preset:
     ablation_steps: Stage  # each Presto-S ablation, from the base
     ablation_layers: Stage  # each Presto-L ablation
     seeds: tuple[int, ...] = (0,)
-    # Of the teacher inside distillation. Published: 4.5. Ours for the bundled model: single trials
-    # during development put few-step samples closest to real clips without guidance.
+    # Of the teacher inside distillation. Published: 4.5. Ours for the bundled model: none, which
+    # keeps few-step samples most diverse (notebook teacher_guidance).
     guidance_scale: float = 1.0
     notebooks: tuple[str, ...] = ()  # that `presto reproduce` runs if none is named; empty: all
     parameters: dict[str, Any] = field(default_factory=dict)  # of notebooks that know them

@@ -50,7 +50,8 @@ class BundlePreset:
     guidance_interval: tuple[float, float] = (0.0, 20.0)
 
     layers: TrainConfig = replace(SMALL_LAYERS, steps=4000, ema_decay=0.99, compile=True)
-    guidance_scale: float = 2.0  # of the teacher of few-step generators, within that interval
+    # Of the teacher of few-step generators, within that interval; 2 was tried (docs/model_card.md).
+    guidance_scale: float = 1.0
     trajectories: tuple[tuple[int, int, int], ...] = (  # frames, clips, batch
         (64, 1536, 32),
         (216, 384, 10),

@@ -70,15 +70,18 @@ def browser(tmp_path):
 @pytest.mark.skipif(not (BROWSER and DRIVER), reason="no chromium and chromedriver found")
 def test_the_start_page_makes_and_changes_a_clip(server, browser, tmp_path):
     """A press makes a figure and sound; a moved slider and another press change both."""
-    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.common.exceptions import (
+        ElementClickInterceptedException,
+        StaleElementReferenceException,
+    )
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
     def wait(*, until):
-        # JupyterLab replaces elements while it settles.
-        settling = (StaleElementReferenceException,)
+        # JupyterLab replaces elements while it settles, and covers them with a spinner.
+        settling = (StaleElementReferenceException, ElementClickInterceptedException)
         return WebDriverWait(browser, PATIENCE, 0.2, settling).until(lambda _: until())
 
     def find(css, *, having=""):

@@ -18,6 +18,7 @@ from presto_distill.bundle.data import (
     short_songs,
 )
 from presto_distill.bundle.preset import BundlePreset
+from presto_distill.experiment import file_digest
 from presto_distill.fit import fit
 from presto_distill.objective import Objective
 from presto_distill.objectives.denoising import Denoising
@@ -98,12 +99,9 @@ class Workbench:
         size |= {"tempo_dropout": self.preset.tempo_dropout}
         real = next(conditioned(fitting(self.data, frames), self.text, **size, seed=seed)(0))
         # Not the conditions themselves: they are computed, and threads may change their last bits.
-        parts = [repr((cfg, size, seed)).encode(), real.x.numpy().tobytes()]
-        parts += [
-            (self.out / folder / "model.safetensors").read_bytes() for folder in ("base", "text")
-        ]
-        parts += [(self.out / "base" / "config.json").read_bytes()]
-        name = sha256(b"".join(parts)).hexdigest()[:12]
+        files = ("base/config.json", "base/model.safetensors", "text/model.safetensors")
+        facts = repr((cfg, size, seed, [file_digest(self.out / file) for file in files]))
+        name = sha256(facts.encode() + real.x.numpy().tobytes()).hexdigest()[:12]
 
         def solved() -> Trajectories:
             teacher = self.load("base")

@@ -13,7 +13,7 @@ A folder that is complete is not made again. `--docs` also writes ten prompts as
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,13 +71,17 @@ SYSTEMS = {
     "Presto-S in 2 steps": System("steps", Sampling(2)),
     "Presto-LS": System("layers_steps", Sampling(4)),
 }
-# Measured, not played: the base as a teacher of few-step students that was tried, without guidance
-# and guided at every noise level, and Presto-L beside these two.
-TAUGHT = Sampling(16, solver="dpmpp_2m", guidance="cfg", guidance_scale=2.0)
+# Measured, not played: the base as the teacher of the few-step students and as one that was tried,
+# guided less, not at all, and at every noise level, and Presto-L beside these three.
+TAUGHT = Sampling(16, solver="dpmpp_2m", guidance="cfg", guidance_scale=1.5)
+LESS = Sampling(24, guidance_scale=0.6)
 PLAIN = Sampling(24, guidance="cfg", guidance_scale=1.0)
 EVERYWHERE = Sampling(24, guidance_interval=(0.0, SIGMA_MAX))
 MEASURED = SYSTEMS | {
-    "base, CFG 2": System("base", TAUGHT),
+    "base, CFG 1.5": System("base", TAUGHT),
+    "base, CFG 2": System("base", replace(TAUGHT, guidance_scale=2.0)),
+    "base, guided less": System("base", LESS),
+    "Presto-L, guided less": System("layers", LESS),
     "base, unguided": System("base", PLAIN),
     "Presto-L, unguided": System("layers", PLAIN),
     "base, guided everywhere": System("base", EVERYWHERE),

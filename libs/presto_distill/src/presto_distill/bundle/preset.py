@@ -50,14 +50,15 @@ class BundlePreset:
     guidance_interval: tuple[float, float] = (0.0, 20.0)
 
     layers: TrainConfig = replace(SMALL_LAYERS, steps=4000, ema_decay=0.99, compile=True)
-    # Of the teacher of few-step generators, within that interval; 2 was tried (docs/model_card.md).
-    guidance_scale: float = 1.0
+    # Of the teacher of few-step generators, within that interval. 1 and 2 were tried, after a fifth
+    # of the warm start (docs/model_card.md).
+    guidance_scale: float = 1.5
     trajectories: tuple[tuple[int, int, int], ...] = (  # frames, clips, batch
-        (64, 1536, 32),
-        (216, 384, 10),
-        (689, 96, 3),
+        (64, 3072, 32),
+        (216, 768, 10),
+        (689, 192, 3),
     )
-    warm_start: TrainConfig = replace(SMALL_WARM_START, steps=600, ema_decay=0.97, compile=True)
+    warm_start: TrainConfig = replace(SMALL_WARM_START, steps=3000, ema_decay=0.99, compile=True)
     steps: TrainConfig = replace(SMALL_STEPS, steps=60)
 
     stereo: TrainConfig = TrainConfig(steps=1500, lr=1e-3, warmup=50, decay="cosine")

@@ -1,4 +1,4 @@
-"""The notebook on samplers: equal calls, and figures and verdicts of made-up numbers."""
+"""The notebook on samplers: equal evaluations, and figures and verdicts of made-up numbers."""
 
 import pandas as pd
 import pytest
@@ -15,12 +15,18 @@ def row(value: float, width: float = 0.01, **facts) -> dict:
 @pytest.fixture(scope="module")
 def base():
     rows = [
-        row(distance / calls, model="base", solver=solver, steps=calls, calls=calls, rho=7.0)
-        for solver, distance in {"Euler": 4.0, "Heun": 6.0, "DPM-Solver++ 2M": 1.0}.items()
-        for calls in (6, 18)
+        row(distance / n, model="base", solver=solver, steps=n, calls=calls[n], rho=7.0)
+        | {"evaluations": n}
+        for solver, distance, calls in (
+            ("Euler", 4.0, {3: 5, 9: 15}),  # guided at some noise levels only
+            ("Heun", 6.0, {3: 6, 9: 17}),
+            ("DPM-Solver++ 2M", 1.0, {3: 5, 9: 15}),
+        )
+        for n in (3, 9)
     ]
-    rows += [{**one, "rho": 1000.0} for one in rows if one["calls"] == 18]
-    rows.append(row(0.05, model=samplers.REFERENCE, solver="Heun", steps=24, calls=94, rho=7.0))
+    rows += [{**one, "rho": 1000.0} for one in rows if one["evaluations"] == 9]
+    long = row(0.05, model=samplers.REFERENCE, solver="Heun", steps=24, calls=83, rho=7.0)
+    rows.append(long | {"evaluations": 47})
     return pd.DataFrame(rows)
 
 
@@ -46,18 +52,18 @@ def test_solvers_meet_at_equal_network_calls(tiny_denoiser):
         samplers.at_calls("heun", 4)
 
 
-def test_solvers_against_calls(base):
+def test_solvers_against_evaluations(base):
     bounds = pd.DataFrame([row(0.02, model=studies.REAL)])
-    (ax,) = samplers.calls_plot(base, bounds).axes
+    (ax,) = samplers.evaluations_plot(base, bounds).axes
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         "Euler",
         "Heun",
         "DPM-Solver++ 2M",
     ]
-    assert "network calls" in ax.get_xlabel() and "Fréchet" in ax.get_ylabel()
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["6", "18"]
+    assert "evaluations" in ax.get_xlabel() and "Fréchet" in ax.get_ylabel()
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["3", "9"]
     assert {text.get_text() for text in ax.texts} == {
-        "Heun, 94 calls (24 steps)",
+        "Heun, 47 evaluations (24 steps)",
         "other real clips",
     }
 
@@ -77,7 +83,7 @@ def test_levels_are_those_the_sampler_visits():
 
 def test_both_models_by_rho(base, few):
     left, right = samplers.rho_plot(base, few).axes
-    assert left.get_title(loc="left") == "Base model, 18 network calls"
+    assert left.get_title(loc="left") == "Base model, 9 evaluations"
     assert len(left.containers) == len(right.containers) == 2
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["ρ = 7", "ρ = 1000"]
     assert right.get_xlabel() == "sampler steps"
@@ -93,7 +99,8 @@ def test_rho_is_free_unless_another_is_clearly_worse(few):
     assert samplers.rho_verdict(few[few["steps"] == 1])["held"] is None
 
 
-def test_a_duel_is_fought_at_the_most_calls(base):
+def test_a_duel_is_fought_at_the_most_evaluations_whatever_they_call(base):
     found = samplers.duel(base, "Euler", "Heun")
-    assert found["held"] and found["effect"] == pytest.approx(2 / 18)
-    assert found["evidence"].startswith("18 calls: Euler 0.222")
+    assert found["held"] and found["effect"] == pytest.approx(2 / 9)
+    assert found["evidence"].startswith("9 evaluations: Euler 0.444")
+    assert "with 15 calls, Heun 0.667" in found["evidence"]

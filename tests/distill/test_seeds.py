@@ -1,6 +1,7 @@
 """Several seeds: one verdict over them, one page, and what is kept of a run."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -92,6 +93,8 @@ def test_kept_results_are_tables_verdicts_and_provenance_without_places(runs, tm
     (tmp_path / "seed-1" / "tables").mkdir(parents=True)
     (tmp_path / "seed-1" / "tables" / "combined_acceleration-old.parquet").touch()
     (tmp_path / "seed-1" / "tables" / "samplers-other.parquet").touch()  # not run this time
+    failed = runs / "seed-1" / "tables" / "baselines-half.parquet"
+    shutil.copyfile(next((runs / "seed-1" / "tables").glob("*.parquet")), failed)  # no provenance
     assert keep_results(runs, tmp_path) == [tmp_path / f"seed-{seed}" for seed in range(3)]
     kept = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     assert {path.split("/")[1] for path in kept if "/" in path} == {
@@ -101,6 +104,8 @@ def test_kept_results_are_tables_verdicts_and_provenance_without_places(runs, tm
     }
     assert not any("old" in path for path in kept) and {"claims.json", "claims.md"} <= kept
     assert "seed-1/tables/samplers-other.parquet" in kept
+    assert "seed-1/tables/baselines-half.parquet" not in kept
+    failed.unlink()
     facts = json.loads((tmp_path / "seed-1/provenance/combined_acceleration-run.json").read_text())
     assert facts["params"]["out"] == "seed-1" and facts["params"]["seed"] == 1
 

@@ -1,4 +1,4 @@
-"""The notebook on samplers: solvers at equal network calls, and the spacing of the noise levels."""
+"""The notebook on samplers: solvers at equal evaluations, and the spacing of the noise levels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def at_calls(solver: str, evaluations: int, rho: float = 7.0) -> Sampling:
 
 def base_quality(lab: Lab, params: Samplers) -> DataFrame:
     """Rows of `studies.quality` of the base model by every solver, at all numbers of evaluations
-    with the first rho and at the highest with the others, and by the lab's reference sampler."""
+    with the first rho and at the highest with the others, and by the lab's reference sampler.
+
+    Column evaluations: a guided one counts once. Where guidance is held back to some noise levels,
+    equal evaluations are not equal calls: solvers have different shares of theirs there.
+    """
     first, *others = params.rhos
     points = [(evaluations, first) for evaluations in params.evaluations]
     points += [(max(params.evaluations), rho) for rho in others]
@@ -47,7 +51,9 @@ def base_quality(lab: Lab, params: Samplers) -> DataFrame:
         for evaluations, rho in points
     ]
     entries.append(studies.Entry(REFERENCE, None, Sampling(steps=lab.preset.base_steps)))
-    return studies.quality(lab, entries)
+    spent = [evaluations for _ in params.solvers for evaluations, _ in points]
+    spent.append(2 * lab.preset.base_steps - 1)
+    return studies.quality(lab, entries).assign(evaluations=spent)
 
 
 def few_step_quality(lab: Lab, params: Samplers) -> DataFrame:
@@ -107,8 +113,8 @@ def colour_of(solver: str) -> str:
     return COLOURS[[studies.SOLVER_NAMES[name] for name in SOLVERS].index(solver)]
 
 
-def calls_plot(quality: DataFrame, bounds: DataFrame) -> Figure:
-    """Fréchet distance against network calls, one line per solver, the first rho.
+def evaluations_plot(quality: DataFrame, bounds: DataFrame) -> Figure:
+    """Fréchet distance against evaluations, one line per solver, the first rho.
 
     `quality`: rows of `base_quality`; `bounds`: those of `studies.bounds`.
     """
@@ -116,17 +122,17 @@ def calls_plot(quality: DataFrame, bounds: DataFrame) -> Figure:
     base = quality[quality["model"] == studies.BASE]
     base = base[base["rho"] == base["rho"].iloc[0]]
     for i, (solver, rows) in enumerate(base.groupby("solver", sort=False)):
-        rows = rows.sort_values("calls")
-        # A little beside each other, or intervals at equal calls hide one another.
-        where = rows["calls"] * 1.012 ** (i - 1.5)
+        rows = rows.sort_values("evaluations")
+        # A little beside each other, or intervals at equal numbers hide one another.
+        where = rows["evaluations"] * 1.012 ** (i - 1.5)
         measured(ax, where, rows, "frechet_distance", colour_of(solver), label=solver)
     long = studies.pick(quality, REFERENCE)
-    label = f"Heun, {long['calls']:g} calls ({long['steps']:g} steps)"
+    label = f"Heun, {long['evaluations']:g} evaluations ({long['steps']:g} steps)"
     plots.level(ax, long, label, OF_MODEL["base"], "--")
     plots.level(ax, studies.pick(bounds, studies.REAL), "other real clips", COLOURS[2], ":")
     ax.set(xscale="log", yscale="log", ylabel=FRECHET)
-    ax.set_xlabel("network calls per clip (two per evaluation: with and without the prompt)")
-    _ticks(ax, base["calls"])
+    ax.set_xlabel("network evaluations per clip (a guided one, of two calls, counts once)")
+    _ticks(ax, base["evaluations"])
     plain_log(ax)
     ax.legend(frameon=False, fontsize=9, loc="upper right")
     return fig
@@ -154,11 +160,11 @@ def levels_plot(levels: DataFrame) -> Figure:
 
 
 def rho_plot(base: DataFrame, few: DataFrame) -> Figure:
-    """Fréchet distance by rho: of the base model's solvers at the most calls, and of the generator
-    against its steps."""
+    """Fréchet distance by rho: of the base model's solvers at the most evaluations, and of the
+    generator against its steps."""
     fig, (left, right) = canvas(2, width=10.5, height=4.0)
     base = base[base["model"] == studies.BASE]
-    base = base[base["calls"] == base["calls"].max()]
+    base = base[base["evaluations"] == base["evaluations"].max()]
     solvers = list(base["solver"].unique())
     rhos = list(few["rho"].unique())
     for i, rho in enumerate(rhos):
@@ -170,7 +176,7 @@ def rho_plot(base: DataFrame, few: DataFrame) -> Figure:
         measured(right, where, rows, "frechet_distance", COLOURS[i], label=f"ρ = {rho:g}")
     left.set_xticks(range(len(solvers)), [name.replace(" ", "\n") for name in solvers])
     left.set(yscale="log", ylabel=FRECHET.split(" (")[0])
-    left.set_title(f"Base model, {base['calls'].max()} network calls")
+    left.set_title(f"Base model, {base['evaluations'].max()} evaluations")
     left.grid(visible=False, axis="x")
     right.set(xscale="log", yscale="log", xlabel="sampler steps")
     right.set_title("Presto-S, equal noise")
@@ -218,13 +224,15 @@ def rho_verdict(few: DataFrame) -> dict[str, Any]:
 
 
 def duel(base: DataFrame, ours: str, rival: str) -> dict[str, Any]:
-    """Whether a solver comes closer than another at the most calls; for `Results.verdict`."""
+    """Whether a solver comes closer than another at the most evaluations; for
+    `Results.verdict`."""
     rows = base[(base["model"] == studies.BASE) & (base["rho"] == base["rho"].iloc[0])]
-    rows = rows[rows["calls"] == rows["calls"].max()].set_index("solver")
+    rows = rows[rows["evaluations"] == rows["evaluations"].max()].set_index("solver")
     a, b = rows.loc[ours], rows.loc[rival]
+    said = [f"{row.name} {studies.state(row)} with {row['calls']:g} calls" for row in (a, b)]
     return {
         "held": studies.below(a, b),
-        "evidence": f"{a['calls']:g} calls: {ours} {studies.state(a)}, {rival} {studies.state(b)}",
+        "evidence": f"{a['evaluations']:g} evaluations: {', '.join(said)}",
         "effect": b["frechet_distance"] - a["frechet_distance"],
         "of": f"Fréchet distance, {rival} minus {ours}",
     }

@@ -17,8 +17,9 @@ def keep_results(out: Path, to: Path) -> list[Path]:
     """Copy what figures are drawn from to `to`, or of seeds to `to`/seed-N; returns the folders.
 
     What `to` held of the same notebooks goes, so that no table of another run stays; what it held
-    of others remains, and the claims over seeds are of both, each with its commit. Raises
-    ValueError where a run holds no tables or more than LIMIT bytes, before anything is written.
+    of others remains, and the claims over seeds are of both, each with its commit. Of notebooks
+    that did not reach their end nothing is kept. Raises ValueError where a run holds no tables or
+    more than LIMIT bytes, before anything is written.
     """
     write_report(out)  # raises where there are no results
     runs = {to / f"seed-{seed}": path for seed, path in runs_of(out).items()} or {to: out}
@@ -36,6 +37,8 @@ def keep_results(out: Path, to: Path) -> list[Path]:
         for kind in KINDS:
             (folder / kind).mkdir(parents=True, exist_ok=True)
         for path in _files(run):
+            if _notebook(path) not in ran:  # it failed halfway
+                continue
             copy = folder / path.relative_to(run)
             if path.parent.name == "provenance":
                 write_json(copy, _without_places(json.loads(path.read_text())))

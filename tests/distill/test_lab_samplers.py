@@ -66,6 +66,8 @@ def test_solvers_against_evaluations(base):
         "Heun, 47 evaluations (24 steps)",
         "other real clips",
     }
+    at = {text.get_text(): text.get_va() for text in ax.texts}  # never over each other
+    assert at == {"Heun, 47 evaluations (24 steps)": "bottom", "other real clips": "top"}
 
 
 def test_levels_are_those_the_sampler_visits():

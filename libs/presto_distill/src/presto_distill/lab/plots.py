@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -86,8 +87,11 @@ def quality_by_steps(quality: DataFrame, bounds: DataFrame, *, reference: int) -
         ends.append((last["steps"] * 1.03**middle, last["frechet_distance"], model, colour))
     base = quality[(quality["model"] == "base") & (quality["steps"] == reference)].iloc[0]
     real = bounds[bounds["model"] == "real clips"].iloc[0]
-    level(ax, base, f"base, {reference} Heun steps", OF_MODEL["base"], "--")
-    level(ax, real, "other real clips", COLOURS[2], ":")
+    levels(
+        ax,
+        (base, f"base, {reference} Heun steps", OF_MODEL["base"], "--"),
+        (real, "other real clips", COLOURS[2], ":"),
+    )
     ax.set(xscale="log", yscale="log", xlabel="sampler steps", ylabel=FRECHET)
     ax.xaxis.set_major_locator(NullLocator())
     steps = sorted(few["steps"].unique())
@@ -320,17 +324,19 @@ def _errorbars(
         ax.errorbar(where, value, yerr=error, **style)
 
 
-def level(ax: Axes, row, label: str, colour: str, style: str) -> None:
-    """A horizontal reference with its interval as a band and its name at the left."""
-    ax.axhline(row["frechet_distance"], color=colour, ls=style, lw=1.4)
-    ax.axhspan(
-        row["frechet_distance_low"], row["frechet_distance_high"], color=colour, alpha=0.08, lw=0
-    )
-    place = (0.01, row["frechet_distance"])
-    ax.annotate(
-        label, place, (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-        color=colour, fontsize=9,
-    )  # fmt: skip
+def levels(ax: Axes, *references: tuple[Any, str, str, str]) -> None:
+    """Horizontal references, each (row, name, colour, line style), with intervals as bands. Names
+    are at the left: the highest's above its line, those of others below theirs."""
+    highest = max(row["frechet_distance"] for row, *_ in references)
+    for row, name, colour, style in references:
+        y, low, high = (row[f"frechet_distance{end}"] for end in ("", "_low", "_high"))
+        ax.axhline(y, color=colour, ls=style, lw=1.4)
+        ax.axhspan(low, high, color=colour, alpha=0.08, lw=0)
+        side, va = (1, "bottom") if y == highest else (-1, "top")
+        ax.annotate(
+            name, (0.01, y), (0, 3 * side), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va=va, color=colour, fontsize=9,
+        )  # fmt: skip
 
 
 def _label_ends(ax: Axes, ends: list[tuple]) -> None:

@@ -128,8 +128,12 @@ def evaluations_plot(quality: DataFrame, bounds: DataFrame) -> Figure:
         measured(ax, where, rows, "frechet_distance", colour_of(solver), label=solver)
     long = studies.pick(quality, REFERENCE)
     label = f"Heun, {long['evaluations']:g} evaluations ({long['steps']:g} steps)"
-    plots.level(ax, long, label, OF_MODEL["base"], "--")
-    plots.level(ax, studies.pick(bounds, studies.REAL), "other real clips", COLOURS[2], ":")
+    real = studies.pick(bounds, studies.REAL)
+    plots.levels(
+        ax,
+        (long, label, OF_MODEL["base"], "--"),
+        (real, "other real clips", COLOURS[2], ":"),
+    )
     ax.set(xscale="log", yscale="log", ylabel=FRECHET)
     ax.set_xlabel("network evaluations per clip (a guided one, of two calls, counts once)")
     _ticks(ax, base["evaluations"])

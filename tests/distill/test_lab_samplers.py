@@ -44,12 +44,12 @@ def test_solvers_meet_at_equal_network_calls(tiny_denoiser):
     net = tiny_denoiser()
     for evaluations in (1, 3, 9):
         spent = {
-            studies.network_calls(net, samplers.at_calls(solver, evaluations))
+            studies.network_calls(net, samplers.at_evaluations(solver, evaluations))
             for solver in Samplers.solvers
         }
         assert spent == {2 * evaluations}  # guided
     with pytest.raises(ValueError, match="evaluations must be odd"):
-        samplers.at_calls("heun", 4)
+        samplers.at_evaluations("heun", 4)
 
 
 def test_solvers_against_evaluations(base):

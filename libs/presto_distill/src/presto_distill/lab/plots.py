@@ -87,7 +87,7 @@ def quality_by_steps(quality: DataFrame, bounds: DataFrame, *, reference: int) -
         ends.append((last["steps"] * 1.03**middle, last["frechet_distance"], model, colour))
     base = quality[(quality["model"] == "base") & (quality["steps"] == reference)].iloc[0]
     real = bounds[bounds["model"] == "real clips"].iloc[0]
-    levels(
+    reference_lines(
         ax,
         (base, f"base, {reference} Heun steps", OF_MODEL["base"], "--"),
         (real, "other real clips", COLOURS[2], ":"),
@@ -324,7 +324,7 @@ def _errorbars(
         ax.errorbar(where, value, yerr=error, **style)
 
 
-def levels(ax: Axes, *references: tuple[Any, str, str, str]) -> None:
+def reference_lines(ax: Axes, *references: tuple[Any, str, str, str]) -> None:
     """Horizontal references, each (row, name, colour, line style), with intervals as bands. Names
     are at the left: the highest's above its line, those of others below theirs."""
     highest = max(row["frechet_distance"] for row, *_ in references)

@@ -24,7 +24,7 @@ REFERENCE = "base, long"
 TWICE = ("heun", "dpmpp_2s")  # evaluate the network twice a step, once in the last
 
 
-def at_calls(solver: str, evaluations: int, rho: float = 7.0) -> Sampling:
+def at_evaluations(solver: str, evaluations: int, rho: float = 7.0) -> Sampling:
     """The settings by which a solver spends so many evaluations, a guided one counted once.
 
     Raises ValueError for an even number, which solvers of two evaluations a step cannot spend.
@@ -46,7 +46,7 @@ def base_quality(lab: Lab, params: Samplers) -> DataFrame:
     points = [(evaluations, first) for evaluations in params.evaluations]
     points += [(max(params.evaluations), rho) for rho in others]
     entries = [
-        studies.Entry(studies.BASE, None, at_calls(solver, evaluations, rho))
+        studies.Entry(studies.BASE, None, at_evaluations(solver, evaluations, rho))
         for solver in params.solvers
         for evaluations, rho in points
     ]
@@ -129,7 +129,7 @@ def evaluations_plot(quality: DataFrame, bounds: DataFrame) -> Figure:
     long = studies.pick(quality, REFERENCE)
     label = f"Heun, {long['evaluations']:g} evaluations ({long['steps']:g} steps)"
     real = studies.pick(bounds, studies.REAL)
-    plots.levels(
+    plots.reference_lines(
         ax,
         (long, label, OF_MODEL["base"], "--"),
         (real, "other real clips", COLOURS[2], ":"),

@@ -59,6 +59,10 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
     train_bundle(longer, tmp_path, ("base", "layers", "steps", "layers_steps"))
     assert capsys.readouterr().out == "base: up to date\nsteps: up to date\n"
     assert (tmp_path / "layers_steps" / "model.safetensors").read_bytes() != before
+    before = (tmp_path / "steps" / "model.safetensors").read_bytes()
+    train_bundle(replace(TINY, training_seed=1), tmp_path, ("steps",))
+    assert (tmp_path / "steps" / "model.safetensors").read_bytes() != before
+    assert list((tmp_path / "trajectories").iterdir()) == [solved]  # of the same songs
     train_bundle(replace(TINY, guidance_scale=2.0), tmp_path, ("base", "steps"))
     assert capsys.readouterr().out == "base: up to date\n"
     both = set((tmp_path / "trajectories").iterdir())

@@ -1,7 +1,7 @@
 """The command line; `presto --help` lists what it does."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -122,6 +122,7 @@ def train_bundle(
     out: Out = None,
     stages: tuple[str, ...] = (),
     preset: str = "cpu",
+    training_seed: int = 0,
     device: str = "cpu",
 ) -> int:
     """Train codec, embedder, base model, students and stereo from nothing but the repository.
@@ -133,15 +134,15 @@ def train_bundle(
         stages: Some of codec_start, codec_decoder, codec, embedder, base, layers, steps,
             layers_steps, stereo; default all, in this order.
         preset: cpu, gpu or smallest, which trains almost nothing, to try the command.
+        training_seed: Of the denoisers' initialisation, order of crops and noise; songs stay.
         device: cpu or cuda.
     """
     from presto_distill import bundle
 
     if preset not in bundle.PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(bundle.PRESETS)}")
-    bundle.train_bundle(
-        bundle.PRESETS[preset](), out or Path("presto-small"), stages, device=device
-    )
+    chosen = replace(bundle.PRESETS[preset](), training_seed=training_seed)
+    bundle.train_bundle(chosen, out or Path("presto-small"), stages, device=device)
     return 0
 
 

@@ -59,7 +59,7 @@ def mixed_lengths(parts: list[LatentSet], text: TextEncoder, preset: BundlePrese
             text,
             batch=batch,
             frames=frames,
-            seed=preset.seed + i,
+            seed=preset.training_seed + i,
             tempo_dropout=preset.tempo_dropout,
         )
         for i, (frames, batch) in enumerate(preset.frames_and_batch)

@@ -47,10 +47,11 @@ def train_base(preset: BundlePreset, out: Path, device: str) -> None:
     data = [short_songs(preset, out, device), long_songs(preset, out, device)]
     held = held_out_songs(preset, out, device)
     text = TextEncoder.from_pretrained(out / "text")
-    torch.manual_seed(preset.seed)
+    torch.manual_seed(preset.training_seed)
     config = PrestoDenoiserConfig(preset.dit, guidance_interval=preset.guidance_interval)
     model = PrestoDenoiser(config)
-    trainer = Trainer(Denoising(model, null_condition), preset.base, device)
+    train = replace(preset.base, seed=preset.training_seed)
+    trainer = Trainer(Denoising(model, null_condition), train, device)
     started = time.perf_counter()
     stream = mixed_lengths(data, text, preset)
     records = fit(trainer, stream, out / "base.checkpoint", label="base")
@@ -58,7 +59,7 @@ def train_base(preset: BundlePreset, out: Path, device: str) -> None:
     model.save_pretrained(out / "base", dtype=torch.bfloat16)
     sampling = {"24 Heun steps": Sampling(24)}
     metrics = measure(model, held, out, seed=preset.seed, sampling=sampling)
-    write_card(out / "base", preset, preset.base, records, metrics, started, long_songs=True)
+    write_card(out / "base", preset, train, records, metrics, started, long_songs=True)
 
 
 @dataclass
@@ -87,8 +88,9 @@ class Workbench:
 
     def points(self) -> Stream:
         """Points on the base model's trajectories, batches taking turns in length as above."""
+        seed = self.preset.training_seed
         return in_turn(
-            point_stream(self.trajectories(frames, clips), batch=batch, seed=self.preset.seed)
+            point_stream(self.trajectories(frames, clips), batch=batch, seed=seed)
             for frames, clips, batch in self.preset.trajectories
         )
 
@@ -129,7 +131,8 @@ class Workbench:
         if (self.out / name / "card.json").exists():
             return
         started = time.perf_counter()
-        torch.manual_seed(self.preset.seed)
+        torch.manual_seed(self.preset.training_seed)
+        train = replace(train, seed=self.preset.training_seed)
         trainer = Trainer(objective(), train, self.device)
         records = fit(trainer, stream(), self.out / f"{name}.checkpoint", label=name)
         student = PrestoDenoiser(config)

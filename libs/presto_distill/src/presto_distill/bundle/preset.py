@@ -14,6 +14,7 @@ class BundlePreset:
     """Data, sizes and lengths of every stage; the defaults are those of `cpu`."""
 
     seed: int = 0  # of the training songs; long songs have seed + 500, held-out ones seed + 1000
+    training_seed: int = 0  # of denoisers: initialisation, order of crops and noise
     workers: int = 2  # processes that render
 
     codec: TrainConfig = TrainConfig(steps=8000, lr=1e-3, warmup=100, decay="cosine", compile=True)

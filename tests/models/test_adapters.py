@@ -9,6 +9,7 @@ from torch import nn
 
 from presto_models.adapters import DropBlocks, FeatureTap, from_eps, from_flow, from_v, table_time
 from presto_models.edm import Precondition
+from presto_models.guidance import guided_where_sound
 from presto_models.layer_schedule import kept_blocks
 from presto_models.samplers import euler
 
@@ -407,6 +408,21 @@ def test_weights_are_those_of_the_network_under_a_prefix(plain):
     weights = plain.state_dict()
     assert list(tapped.state_dict()) == [f"net.net.{name}" for name in weights]
     tapped.net.net.load_state_dict(weights)
+
+
+def test_guidance_keeps_to_the_interval_of_the_wrapped_denoiser(plain):
+    def wrapped():
+        return FeatureTap(DropBlocks(plain, "inner.blocks"), "net.inner.enter")
+
+    def strong(D):
+        return guided_where_sound(D, 4.0, lambda cond: -cond)(*CALL)
+
+    assert torch.equal(strong(wrapped()), strong(plain))
+    plain.guidance_interval = (0.0, 1.0)  # holds two of the four noise levels
+    careful = strong(wrapped())
+    assert torch.equal(careful, strong(plain))
+    assert torch.equal(careful[2:], plain(*CALL)[2:])
+    assert not torch.equal(careful[:2], plain(*CALL)[:2])
 
 
 def test_gradients_reach_the_blocks_that_ran(plain):

@@ -141,6 +141,7 @@ class FeatureTap(nn.Module):
         super().__init__()
         self.net, self.channels = net, channels
         self.paths = (paths,) if isinstance(paths, str) else tuple(paths)
+        self.guidance_interval = getattr(net, "guidance_interval", None)
         for path in self.paths:
             find_submodule(net, path)
 
@@ -204,6 +205,7 @@ class DropBlocks(nn.Module):
         super().__init__()
         find_submodule(net, path, lists_only=True)
         self.net, self.path, self.drop, self.channels = net, path, drop, channels
+        self.guidance_interval = getattr(net, "guidance_interval", None)
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential:

@@ -55,11 +55,11 @@ def main(
     for length in regression:
         stage = replace(SMALL_WARM_START, steps=length, compile=True)
         start = lab.distill("warm-start", train=stage)
-        rows += scores(lab, start, start=length, rate=None, updates=0)
+        rows += scores(lab, start, start=length, rate="-", updates=0)
         for rate in rates if length in starts else ():
             folder = out / f"seed{seed}-start{length}-rate{rate:g}"
             for step, student in longer(lab, start, rate, updates, folder):
-                rows += scores(lab, student, start=length, rate=rate, updates=step)
+                rows += scores(lab, student, start=length, rate=f"{rate:g}", updates=step)
     table = pd.DataFrame(rows)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / f"warm_start-seed{seed}.csv", index=False)

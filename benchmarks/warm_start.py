@@ -2,11 +2,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/warm_start.py          # about half an hour
     python benchmarks/warm_start.py --regression 4 --starts 4 --updates 2    # to try the command
+    python benchmarks/warm_start.py --regression 0 --starts 0 --rates 1e-4 --critic-rate 3e-4
 
-Regression on the base model's trajectories is trained for several lengths. From the end of each
-in `starts`, Presto-S trains on for several lengths, at several rates of its generator. Rows are
-Fréchet distance, recall and prompt similarity of samples for held-out prompts, with 95 % bootstrap
-intervals. All else is as in preset cpu: latents of 3 s, batch 12, an unguided teacher.
+Regression on the base model's trajectories is trained for several lengths; 0 is the base itself,
+which Presto-S starts from as published. From the end of each in `starts`, Presto-S trains on for
+several lengths, at several rates of its generator. Rows are Fréchet distance, recall and prompt
+similarity of samples for held-out prompts, with 95 % bootstrap intervals. All else is as in preset
+cpu: latents of 3 s, batch 12, an unguided teacher.
 """
 
 from dataclasses import replace
@@ -29,6 +31,7 @@ def main(
     regression: tuple[int, ...] = (120, 960),
     starts: tuple[int, ...] = (120,),
     rates: tuple[float, ...] = (5e-6, 5e-5),
+    critic_rate: float = 1e-4,
     updates: tuple[int, ...] = (30, 100, 200),
 ) -> None:
     """Train, print the table and write it to OUT/warm_start-SEED.csv.
@@ -36,19 +39,20 @@ def main(
     Args:
         out: Of a run of preset cpu, whose data and cache are used; nothing in it is done again.
         seed: Of data, training and samples.
-        regression: Its updates, a run of each length.
+        regression: Its updates, a run of each length; 0 is the base.
         starts: Those of them that Presto-S goes on from.
         rates: Adam's for the generator.
+        critic_rate: Adam's for fake score and discriminator.
         updates: Of the generator, a run of each length.
     """
     lab = Lab.open(preset("cpu"), seed=seed, out=out / f"seed-{seed}")
     rows = []
     for length in regression:
         stage = replace(SMALL_WARM_START, steps=length, compile=True)
-        start = lab.distill("warm-start", train=stage)
-        rows += scores(lab, start, start=length, rate="-", updates=0)
+        start = lab.distill("warm-start", train=stage) if length else None
+        rows += scores(lab, start, start=length, rate="-", updates=0) if start else []
         for rate in rates if length in starts else ():
-            lr = {"generator": rate, "critic": 1e-4}
+            lr = {"generator": rate, "critic": critic_rate}
             for steps in updates:
                 stage = replace(SMALL_STEPS, steps=steps, lr=lr)
                 longer = lab.distill("steps", start=start, train=stage)

@@ -1,0 +1,80 @@
+"""At equal likeness to the prompt, is Presto-L as near to real music as the base it was made of?
+
+    python benchmarks/model_card.py --out runs/card --only base Presto-L "base, unguided" …
+    python benchmarks/guidance.py runs/card --out docs/figures
+
+The first command measures both by several scales of guidance (any of SCALES; docs/model_card.md has
+the whole line), the second draws Fréchet distance against prompt similarity, a line per model. More
+folders, of models with other training seeds, add their Presto-L.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib
+import pandas as pd
+import tyro
+from matplotlib.figure import Figure
+
+from presto_distill.lab import plots
+
+matplotlib.use("agg")
+SCALES = {
+    "unguided": ", unguided",  # what systems of `model_card.py` have behind their model's name
+    "0.4": ", CFG++ 0.4",
+    "0.6": ", CFG++ 0.6",
+    "0.8": "",
+    "1": ", CFG++ 1",
+}
+
+
+def main(cards: Annotated[tuple[Path, ...], tyro.conf.Positional], *, out: Path) -> None:
+    """Draw OUT/guidance.png and print what is drawn.
+
+    Args:
+        cards: Folders of `model_card.py`, the bundled model's first.
+        out: Folder for the figure.
+    """
+    tables = []
+    for seed, card in enumerate(cards):
+        systems = json.loads((card / "scores.json").read_text(encoding="utf-8"))["systems"]
+        for model in ("base", "Presto-L")[min(seed, 1) :]:  # they share the base
+            tables.append(by_scale(systems, model).assign(model=model, seed=seed))
+    table = pd.concat(tables)
+    print(table.to_string(index=False, float_format="%.3f"))
+    out.mkdir(parents=True, exist_ok=True)
+    draw(table).savefig(out / "guidance.png", dpi=120)
+
+
+def by_scale(systems: dict[str, dict], model: str) -> pd.DataFrame:
+    """A row per scale that was measured: distance, prompt similarity and recall."""
+    rows = []
+    for scale, suffix in SCALES.items():
+        if scores := systems.get(model + suffix, {}).get("learned"):
+            names = ("frechet_distance", "clap_score", "recall")
+            rows.append({"scale": scale} | {name: scores[name]["value"] for name in names})
+    return pd.DataFrame(rows)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Distance against similarity; points of the first card bear their scales."""
+    fig, ax = plots.canvas()
+    for (model, seed), rows in table.groupby(["model", "seed"], sort=False):
+        colour = plots.colour_of(model)
+        name = f"{model}, training seed {seed}" if seed else model
+        look = {"color": colour, "alpha": 0.45 if seed else 1}
+        ax.plot("clap_score", "frechet_distance", "o-", data=rows, label=name, **look)
+        for row in rows.itertuples() if not seed else ():
+            place, below = (row.clap_score, row.frechet_distance), (4, -12)
+            ax.annotate(row.scale, place, below, textcoords="offset points", color=colour)
+    ax.margins(y=0.12)
+    ax.set(
+        xlabel="prompt similarity (higher is better)", ylabel="Fréchet distance (lower is better)"
+    )
+    ax.legend(frameon=False)
+    return fig
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

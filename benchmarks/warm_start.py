@@ -13,6 +13,7 @@ cpu: latents of 3 s, batch 12, an unguided teacher.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import tyro
@@ -32,6 +33,8 @@ def main(
     starts: tuple[int, ...] = (120,),
     rates: tuple[float, ...] = (5e-6, 5e-5),
     critic_rate: float = 1e-4,
+    decay: Literal["constant", "cosine"] = "constant",
+    ema_decay: float = SMALL_STEPS.ema_decay,
     updates: tuple[int, ...] = (30, 100, 200),
 ) -> None:
     """Train, print the table and write it to OUT/warm_start-SEED.csv.
@@ -43,6 +46,8 @@ def main(
         starts: Those of them that Presto-S goes on from.
         rates: Adam's for the generator.
         critic_rate: Adam's for fake score and discriminator.
+        decay: Of these rates.
+        ema_decay: Of the generator's average, which is sampled.
         updates: Of the generator, a run of each length.
     """
     lab = Lab.open(preset("cpu"), seed=seed, out=out / f"seed-{seed}")
@@ -54,8 +59,8 @@ def main(
         for rate in rates if length in starts else ():
             lr = {"generator": rate, "critic": critic_rate}
             for steps in updates:
-                stage = replace(SMALL_STEPS, steps=steps, lr=lr)
-                longer = lab.distill("steps", start=start, train=stage)
+                more = {"steps": steps, "lr": lr, "decay": decay, "ema_decay": ema_decay}
+                longer = lab.distill("steps", start=start, train=replace(SMALL_STEPS, **more))
                 rows += scores(lab, longer, start=length, rate=f"{rate:g}", updates=steps)
     table = pd.DataFrame(rows)
     table.to_csv(out / f"warm_start-{seed}.csv", index=False)

@@ -67,7 +67,14 @@ def test_without_intervals_seeds_must_agree():
     assert seeds.overall([True, True], None, "above") is True
     assert seeds.overall([True, False], None, "above") is None
     assert seeds.overall([None, None], None, "above") is None
-    assert seeds.overall([True], seeds.Effect(-2.0, -3.0, -1.0), "not below") is False
+
+
+def test_as_good_needs_no_seed_against_it():
+    wide = seeds.Effect(-0.2, -0.5, 0.1)
+    assert seeds.overall([True, True], wide, "not below") is True
+    assert seeds.overall([True, None], wide, "not below") is True
+    assert seeds.overall([True, False], wide, "not below") is None
+    assert seeds.overall([True, True], seeds.Effect(-2.0, -3.0, -1.0), "not below") is False
 
 
 def test_one_page_over_all_seeds(runs):

@@ -121,7 +121,7 @@ class Results:
         `effect` is one number for the report to average over seeds, positive where it speaks for
         the claim; `of` says what it is ("Fréchet distance, ASE minus Presto-L"). Over seeds the
         claim holds where the interval of the mean effect lies above 0 or, by rule "not below" for
-        claims such as "equal or better", where it does not lie below.
+        claims such as "equal or better", where it does not lie below and no seed says no.
         """
         held = None if held is None else bool(held)  # tables give numpy's
         facts = {

@@ -108,11 +108,11 @@ def overall(held: list[bool | None], effect: Effect | None, rule: str | None) ->
     """
     if effect is None:
         return held[0] if all(value is held[0] for value in held) else None
-    if rule == "not below":
-        return effect.high >= 0
-    if effect.low > 0:
-        return True
-    return False if effect.high < 0 else None
+    if effect.high < 0:
+        return False
+    if rule == "not below":  # a wide interval does not outweigh a seed that says no
+        return None if False in held else True
+    return True if effect.low > 0 else None
 
 
 def claims_as_markdown(rows: list[dict[str, Any]]) -> str:
@@ -163,11 +163,11 @@ def _claims(rows: list[dict[str, Any]], seeds: list[str]) -> str:
     note = (
         "<p class='small'>Below each mean effect its 95 % t-interval over seeds. A claim holds "
         "where that interval lies above 0 and does not where it lies below; claims of “equal or "
-        "better” hold unless it lies below, which with few seeds and a wide interval says "
-        "little: look at the mean. Effects are positive where they speak for the claim. Without an "
-        "effect for every seed, seeds must agree. A claim that fails for one small model "
-        "may hold at the paper's scale, and the other way round. ✓ held, ✗ did not hold, "
-        "· not decided, – not run.</p>"
+        "better” hold unless it lies below or a seed by itself says no, which with few seeds and a "
+        "wide interval says little: look at the mean. Effects are positive where they speak for "
+        "the claim. Without an effect for every seed, seeds must agree. A claim that fails for one "
+        "small model may hold at the paper's scale, and the other way round. ✓ held, ✗ did not "
+        "hold, · not decided, – not run.</p>"
     )
     body = grid(head, cells) + note if cells else "<p>None.</p>"
     return section("Claims, tested here", body)

@@ -120,18 +120,19 @@ def bars(table: DataFrame, *, lines: Sequence[DataFrame] = (), title: str = "") 
         _errorbars(ax, pd.Series([i]), row.to_frame().T, colour, sideways=True)
         text, place = f"{row['frechet_distance']:.3g}", (row["frechet_distance_high"], i)
         ax.annotate(text, place, (7, 0), textcoords="offset points", va="center")
-    for i, (_, row) in enumerate(pd.concat(lines).iterrows() if lines else ()):
+    references = pd.concat(lines) if lines else pd.DataFrame()
+    for i, (_, row) in enumerate(references.iterrows()):
         colour = (OF_MODEL["base"], COLOURS[2], FAINT)[i % 3]
         ax.axvline(row["frechet_distance"], color=colour, ls=("--", ":", "-.")[i % 3], lw=1.3)
         place = (row["frechet_distance"], 1.0)
-        ax.annotate(
-            f" {row['model']}", place, xycoords=("data", "axes fraction"), color=colour,
-            va="bottom", ha="left", fontsize=9, rotation=20,
+        ax.annotate(  # a row of text each: lines may lie close together
+            row["model"], place, (-2, 3 + 12 * i), xycoords=("data", "axes fraction"),
+            textcoords="offset points", color=colour, va="bottom", fontsize=9,
         )  # fmt: skip
     ax.set_yticks(range(len(table)), table["model"])
     ax.set(ylim=(len(table) - 0.4, -0.6), xscale="log", xlabel=FRECHET)
     if title:
-        ax.set_title(title, pad=34 if lines else 6)
+        ax.set_title(title, pad=8 + 12 * len(references))
     plain_log(ax, "x")
     return fig
 

@@ -3,9 +3,9 @@
     python benchmarks/model_card.py --out runs/card --only base Presto-L "base, unguided" …
     python benchmarks/guidance.py runs/card --out docs/figures
 
-The first command measures both by several scales of guidance (any of SCALES; docs/model_card.md has
-the whole line), the second draws Fréchet distance against prompt similarity, a line per model. More
-folders, of models with other training seeds, add their Presto-L.
+The first command measures both by several scales of guidance (any of SUFFIXES; docs/model_card.md
+has the whole line), the second draws Fréchet distance against prompt similarity, a line per model.
+More folders, of models with other training seeds, add their Presto-L.
 """
 
 import json
@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from presto_distill.lab import plots
 
 matplotlib.use("agg")
-SCALES = {
-    "unguided": ", unguided",  # what systems of `model_card.py` have behind their model's name
+SCORES = ("frechet_distance", "clap_score", "recall")
+SUFFIXES = {  # by scale: what systems of `model_card.py` have behind their model's name
+    "unguided": ", unguided",
     "0.4": ", CFG++ 0.4",
     "0.6": ", CFG++ 0.6",
     "0.8": "",
@@ -38,8 +39,10 @@ def main(cards: Annotated[tuple[Path, ...], tyro.conf.Positional], *, out: Path)
     """
     tables = []
     for seed, card in enumerate(cards):
-        systems = json.loads((card / "scores.json").read_text(encoding="utf-8"))["systems"]
-        for model in ("base", "Presto-L")[min(seed, 1) :]:  # they share the base
+        if not (scores := card / "scores.json").exists():
+            raise SystemExit(f"{card} holds no scores.json: run model_card.py --out {card} first")
+        systems = json.loads(scores.read_text(encoding="utf-8"))["systems"]
+        for model in ("Presto-L",) if seed else ("base", "Presto-L"):  # all share the base
             tables.append(by_scale(systems, model).assign(model=model, seed=seed))
     table = pd.concat(tables)
     print(table.to_string(index=False, float_format="%.3f"))
@@ -50,10 +53,10 @@ def main(cards: Annotated[tuple[Path, ...], tyro.conf.Positional], *, out: Path)
 def by_scale(systems: dict[str, dict], model: str) -> pd.DataFrame:
     """A row per scale that was measured: distance, prompt similarity and recall."""
     rows = []
-    for scale, suffix in SCALES.items():
-        if scores := systems.get(model + suffix, {}).get("learned"):
-            names = ("frechet_distance", "clap_score", "recall")
-            rows.append({"scale": scale} | {name: scores[name]["value"] for name in names})
+    for scale, suffix in SUFFIXES.items():
+        if system := systems.get(model + suffix):
+            values = {name: system["learned"][name]["value"] for name in SCORES}
+            rows.append({"scale": scale, **values})
     return pd.DataFrame(rows)
 
 

@@ -46,6 +46,7 @@ from presto_models.info import step_flops
 from presto_models.layer_schedule import LayerSchedule, presto_schedule
 from presto_models.precision import multiplies_bfloat16
 from presto_models.samplers import cfg_pp, few_step_sigmas, heun, multistep, sample
+from presto_models.stereo import MonoToStereo
 
 METHODS = ("base", "Presto-L", "Presto-S", "Presto-LS")
 FEW_STEP, FEWER_BLOCKS = METHODS[2:], METHODS[1::2]
@@ -130,11 +131,12 @@ def measure(name: str, clock: Clock, dtype: torch.dtype, peak: float, args) -> l
     shorter.config = replace(network.config, schedule=presto_schedule(dit.depth))
     codec = Autoencoder.from_pretrained("presto-small/codec", device=device)
     text = TextEncoder.from_pretrained("presto-small/text", device=device)
-    stereo = mono_to_stereo(device)
+    stereo = MonoToStereo.from_pretrained("presto-small/stereo", device=device)
     full, fewer = network, shorter
     if args.compile:
         full, fewer = Compiled(network, mode=args.mode), Compiled(shorter, mode=args.mode)
-        codec.decoder.compile()
+        for part in (codec, stereo):
+            part.compile()
 
     rows = []
     for seconds, batch in product(args.seconds, args.batches):
@@ -146,7 +148,7 @@ def measure(name: str, clock: Clock, dtype: torch.dtype, peak: float, args) -> l
         mono = codec.decode(noise)[:, None]
         read = clock(partial(text, [PROMPT] * batch))
         decode = clock(partial(codec.decode, noise))
-        widen = None if stereo is None else clock(partial(stereo, mono))
+        widen = clock(partial(stereo, mono))
         for method in args.methods:
             denoiser, schedule = (
                 (fewer, shorter.schedule) if method in FEWER_BLOCKS else (full, None)
@@ -165,7 +167,7 @@ def measure(name: str, clock: Clock, dtype: torch.dtype, peak: float, args) -> l
                 {"model": name, "method": method, "seconds": f"{seconds:g}", "batch": batch}
                 | {"text ms": ms(read), "transformer ms": ms(denoise), "decode ms": ms(decode)}
                 | {"stereo ms": ms(widen), "all, mono ms": ms(total)}
-                | {"all, stereo ms": ms(None if widen is None else total + widen)}
+                | {"all, stereo ms": ms(total + widen)}
                 | {"x real time": f"{batch * seconds / total:.1f}"}
                 | {"rate": f"{flops / denoise / peak:.0%}", "peak GB": f"{peak_gb(device):.2f}"}
             )
@@ -177,15 +179,6 @@ def find_size(name: str) -> DiTConfig:
     if name in ("micro", "small", "base", "large"):
         return getattr(sizes, name)()
     return PrestoDenoiser.from_pretrained(f"{name}/base").config.dit
-
-
-def mono_to_stereo(device: torch.device) -> Callable | None:
-    """The network that widens mono, where this version of presto_models has it."""
-    try:
-        from presto_models.stereo import MonoToStereo
-    except ImportError:
-        return None
-    return MonoToStereo().to(device).eval()
 
 
 def levels_of(method: str) -> list[float]:
@@ -224,10 +217,11 @@ def time_passes(clock: Clock, denoiser, noise: Tensor, cond: Condition, passes: 
 
 def beside_diffusers(clock: Clock, dtype: torch.dtype, quick: bool) -> list[dict]:
     """Forward, and forward and backward, beside a transformer of equal width, depth and heads."""
-    width, depth = (1024, 24) if clock.device.type == "cuda" else (512, 2 if quick else 6)
+    cuda = clock.device.type == "cuda"
+    width, depth = (1024, 24) if cuda else (512, 2 if quick else 6)
     rows = []
-    for frames in (216,) if quick else (216, 689):
-        calls = ours_and_theirs(width, depth, frames, clock.device, dtype)
+    for frames, batch in product((216,) if quick else (216, 689), (1, 16) if cuda else (1,)):
+        calls = ours_and_theirs(width, depth, (batch, frames), clock.device, dtype)
         for name, backward in (("forward", False), ("forward + backward", True)):
             times: tuple[list, list] = [], []
             with torch.set_grad_enabled(backward):
@@ -237,18 +231,18 @@ def beside_diffusers(clock: Clock, dtype: torch.dtype, quick: bool) -> list[dict
                         taken.append(clock.once(run))
             ours, theirs = (statistics.median(taken[1:]) for taken in times)  # the first warms up
             rows.append(
-                {"width": width, "depth": depth, "tokens": frames, "pass": name}
+                {"width": width, "depth": depth, "batch": batch, "tokens": frames, "pass": name}
                 | {"ours ms": ms(ours), "diffusers ms": ms(theirs), "ratio": f"{theirs / ours:.2f}"}
             )
     return rows
 
 
-def ours_and_theirs(width: int, depth: int, frames: int, device, dtype):
+def ours_and_theirs(width: int, depth: int, size: tuple[int, int], device, dtype):
     """One call of each on inputs of the same shapes: latents, noise level, 32 text tokens."""
     from diffusers import StableAudioDiTModel
     from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
-    batch, heads, channels, text_width, tokens = 1, width // 64, 64, 128, 32
+    (batch, frames), heads, channels, text_width, tokens = size, width // 64, 64, 128, 32
     with torch.device(device):
         ours = DiT(DiTConfig(channels, width, depth, heads, text_width)).to(dtype)
         theirs = StableAudioDiTModel(
@@ -303,8 +297,8 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
-def ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1000 * seconds:.1f}"
+def ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f}"
 
 
 def markdown(rows: list[dict]) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from presto_models.chunks import chunked
+from presto_models.compiled import Recorded
 from presto_models.learned_phase import SWEEPS, PhaseDifferences, learned_phase
 from presto_models.phase import corrected, frame_spectra, griffin_lim, initial_phase
 from presto_models.snapshot import Snapshot
@@ -128,13 +129,19 @@ class Autoencoder(Snapshot, nn.Module):
         device: str | torch.device = "cpu",
         compile: bool = False,
     ) -> Self:
-        """Load as every snapshot. `compile` compiles what decoding can gain from: its network, and
-        the arithmetic between Griffin-Lim's Fourier transforms. The first call takes its time."""
+        """Load as every snapshot, and `compile` it."""
         codec = super().from_pretrained(name_or_path, device=device)
         if compile:
-            codec.decoder.compile(dynamic=True)
-            codec.correct = torch.compile(corrected, dynamic=True)
+            codec.compile()
         return codec
+
+    def compile(self) -> None:
+        """Compile what decoding can gain from: its network, and the arithmetic between
+        Griffin-Lim's Fourier transforms. On CUDA, decoding in inference mode is recorded too, once
+        for every shape. The first call takes its time."""
+        self.decoder.compile(dynamic=True)
+        self.correct = torch.compile(corrected, dynamic=True)
+        self.decode = Recorded(self.decode)
 
     def encode(
         self, audio: Float[Tensor, "b s"], *, generator: torch.Generator | None = None

@@ -51,8 +51,8 @@ class Beats(nn.Module):
         tempo = tempo.float()[:, None]
         beats = torch.arange(frames, device=tempo.device) * tempo / (60 * self.frame_rate)
         beats = beats if beat is None else beats + beat[:, None]
-        waves = torch.tensor(self.WAVES, device=tempo.device)
-        angle = 2 * math.pi * beats[..., None] * waves
+        # Number by number: a CUDA graph takes no list from the CPU.
+        angle = torch.stack([2 * math.pi * beats * wave for wave in self.WAVES], dim=-1)
         grid = torch.cat([angle.cos(), angle.sin()], dim=-1) * (tempo > 0)[..., None]
         return self.out(grid.to(self.out.weight.dtype))
 

@@ -1,11 +1,13 @@
 """Faster passes through a network: blocks compiled, and on CUDA whole passes recorded as graphs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from presto_models.denoiser import Cond, prepare
 
@@ -42,11 +44,12 @@ class Compiled(nn.Module):
         self.denoiser = denoiser
         for fact in ("depth", "guidance_interval"):  # what pipelines ask of a denoiser
             setattr(self, fact, getattr(denoiser, fact, None))
-        self.graphs: dict[tuple, Graph] = {}
+        self.run, self.prepare_once = Recorded(denoiser), Recorded(partial(prepare, denoiser))
 
+    @torch.inference_mode()
     def prepare(self, cond: Cond) -> Cond:
         """The condition with what the denoiser can compute of it, once for all sampler steps."""
-        return prepare(self.denoiser, cond)
+        return self.prepare_once(cond)
 
     @torch.inference_mode()
     def forward(
@@ -63,24 +66,42 @@ class Compiled(nn.Module):
             if len(budgets) > 1:  # which samplers do not ask for
                 return self.denoiser(x, sigma, cond)
             budget = budgets.pop()
-        options = {} if budget is None else {"budget": budget}
-        if not x.is_cuda:
-            return self.denoiser(x, sigma, cond, **options)
-        leaves, spec = tree_flatten((x, sigma) if cond is None else (x, sigma, cond))
+        given = (x, sigma) if cond is None else (x, sigma, cond)
+        return self.run(*given, **({} if budget is None else {"budget": budget}))
+
+
+class Recorded:
+    """A function whose work on CUDA is recorded when shapes and settings are first seen, and
+    replayed from then on, without its hundreds of launches.
+
+    Its arguments are pytrees of tensors, its keywords settings. What it does may depend on
+    nothing else: neither on values of tensors nor on random numbers. It needs inference mode.
+    Each recording holds its own memory. Elsewhere than on CUDA it is the function itself.
+    """
+
+    def __init__(self, fn: Callable[..., Any]):
+        self.fn = fn
+        self.graphs: dict[tuple, Graph] = {}
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        leaves, spec = tree_flatten(args)
         # A condition may have fields that are None.
         places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         inputs = [leaves[i] for i in places]
+        if not (torch.is_inference_mode_enabled() and any(tensor.is_cuda for tensor in inputs)):
+            return self.fn(*args, **settings)
         half = torch.is_autocast_enabled("cuda")
-        key = (spec, tuple(places), budget, half, *((v.shape, v.dtype) for v in inputs))
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        key = (spec, tuple(places), tuple(sorted(settings.items())), half, shapes)
         if key not in self.graphs:
 
-            def call(*tensors: Tensor) -> Tensor:
+            def call(*tensors: Tensor) -> Any:
                 given: list = [None] * len(leaves)
                 for i, tensor in zip(places, tensors, strict=True):
                     given[i] = tensor
                 # Weights that autocast keeps would be gone when the graph is replayed.
                 with torch.autocast("cuda", enabled=half, cache_enabled=False):
-                    return self.denoiser(*tree_unflatten(given, spec), **options)
+                    return self.fn(*tree_unflatten(given, spec), **settings)
 
             self.graphs[key] = Graph(call, inputs)
         return self.graphs[key](inputs)
@@ -89,7 +110,7 @@ class Compiled(nn.Module):
 class Graph:
     """A recorded call of tensors on CUDA; replays copy what they are given into its memory."""
 
-    def __init__(self, call: Callable[..., Tensor], inputs: Sequence[Tensor]):
+    def __init__(self, call: Callable[..., Any], inputs: Sequence[Tensor]):
         self.inputs = [tensor.clone() for tensor in inputs]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -101,8 +122,8 @@ class Graph:
         with torch.cuda.graph(self.graph):
             self.output = call(*self.inputs)
 
-    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+    def __call__(self, inputs: Sequence[Tensor]) -> Any:
         for held, given in zip(self.inputs, inputs, strict=True):
             held.copy_(given)
         self.graph.replay()
-        return self.output.clone()
+        return tree_map_only(Tensor, Tensor.clone, self.output)

@@ -70,10 +70,12 @@ class Block(nn.Module):
         return x + self.mix(F.gelu(self.around(x)))
 
 
-def turning(bins: int, window_length: int, hop: int) -> Complex[Tensor, " k"]:
+def turning(
+    bins: int, window_length: int, hop: int, device: torch.device | None = None
+) -> Complex[Tensor, " k"]:
     """How far the middles of the first `bins` bins turn from frame to frame."""
-    turns = torch.arange(bins) * hop % window_length / window_length
-    return torch.polar(torch.ones(bins), 2 * math.pi * turns)
+    turns = torch.arange(bins, device=device) * hop % window_length / window_length
+    return torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
 
 
 def true_differences(
@@ -81,7 +83,7 @@ def true_differences(
 ) -> Differences:
     """The differences of given spectra: what `PhaseDifferences` is to expect."""
     phasor = unit(spectra)
-    turn = turning(phasor.shape[-1], window_length, hop).to(phasor)
+    turn = turning(phasor.shape[-1], window_length, hop, phasor.device).to(phasor)
     time = F.pad(phasor[:, 1:] * (phasor[:, :-1] * turn).conj(), (0, 0, 1, 0))
     frequency = F.pad(-phasor[..., 1:] * phasor[..., :-1].conj(), (1, 0))
     return Differences(time, frequency)
@@ -117,7 +119,7 @@ def settle(
 ) -> Complex[Tensor, "b n k"]:
     """Let every bin take, again and again, the phase between its own and those that its four
     neighbours expect of it; loud neighbours and sure expectations count more."""
-    turn = turning(start.shape[-1], window_length, hop).to(start)
+    turn = turning(start.shape[-1], window_length, hop, start.device).to(start)
     onward, upward = differences.time[:, 1:] * turn, -differences.frequency[..., 1:]
     spectra = magnitude * start
     for _ in range(sweeps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 BLOCK = 2048  # frames whose initial phase is found at once
+NOISE = 2048  # frames of different noise
 
 
 def frame_spectra(
@@ -39,14 +41,24 @@ def initial_phase(
     Where magnitudes are too coarse to hold partials, a steady start would turn noise into clicks.
     Phase and noise go on from block to block, so long clips need little memory besides the result.
     """
-    rng, turned, phasors = torch.Generator().manual_seed(0), None, []
-    for block in magnitude.split(BLOCK, 1):
-        noise = torch.rand(block.shape[1:], generator=rng)
-        noise = torch.polar(torch.ones_like(noise), 2 * math.pi * noise).to(magnitude.device)
+    turned, phasors = None, []
+    noise = fixed_noise(magnitude.shape[2], resolved, magnitude.device)
+    for i, block in enumerate(magnitude.split(BLOCK, 1)):
         steady, turned = propagated_phase(block, hop, turned)
-        noise = noise[:, resolved:].expand_as(steady[..., resolved:])
-        phasors.append(torch.cat([steady[..., :resolved], noise], -1))
+        rows = noise[i * BLOCK % NOISE :][: block.shape[1]]
+        rest = rows.expand(len(block), -1, -1)
+        phasors.append(torch.cat([steady[..., :resolved], rest], -1))
     return torch.cat(phasors, 1)
+
+
+@functools.lru_cache(maxsize=4)
+def fixed_noise(bins: int, resolved: int, device: torch.device) -> Complex[Tensor, "n k"]:
+    """Unit phasors at random, the same for every clip, of the bins from `resolved` on. They begin
+    anew after NOISE frames. Drawn once: it takes a CPU longer than a GPU takes to decode a clip."""
+    with torch.inference_mode(False):  # made while sampling, it serves training too
+        rng = torch.Generator().manual_seed(0)
+        turns = torch.rand(NOISE, bins, generator=rng, device="cpu")[:, resolved:]
+        return torch.polar(torch.ones_like(turns), 2 * math.pi * turns).to(device)
 
 
 class Turned(NamedTuple):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from presto_models.autoencoder import Corrected, band_matrices
 from presto_models.chunks import chunked
+from presto_models.compiled import Recorded
 from presto_models.phase import frame_spectra, overlap_add
 from presto_models.snapshot import Snapshot
 
@@ -63,6 +64,12 @@ class MonoToStereo(Snapshot, nn.Module):
         self.network = Corrected(
             bands, 2 * config.taps * bands, width=config.width, depth=config.depth
         )
+
+    def compile(self) -> None:
+        """Compile the network. On CUDA, all between waveforms is recorded in inference mode, once
+        for every shape. The first call takes its time."""
+        self.network.compile(dynamic=True)
+        self.whole_side = Recorded(self.whole_side)
 
     def forward(
         self, mid: Float[Tensor, "b 1 s"], width: float = 1.0, *, chunk: int = CHUNK

@@ -73,7 +73,7 @@ class Workbench:
     def __post_init__(self) -> None:
         where = self.preset, self.out, self.device
         self.data, self.held = [short_songs(*where), long_songs(*where)], held_out_songs(*where)
-        self.text = TextEncoder.from_pretrained(self.out / "text", device=self.device)
+        self.text = TextEncoder.from_pretrained(self.out / "text")
         self.base = self.load("base")
         self.schedule = presto_schedule(self.base.depth)
         self.cfg = PrestoSConfig(guidance_scale=self.preset.guidance_scale)

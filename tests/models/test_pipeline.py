@@ -282,6 +282,20 @@ def test_a_clip_can_be_made_again_from_its_metadata(build):
     close(again.latents[0], made.latents[1])
 
 
+def test_a_compiled_pipeline_makes_the_same_clips(build, monkeypatch):
+    """The compiler is PyTorch's to test: here it is told what to compile and does nothing."""
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda part, **options: compiled.append(part))
+    monkeypatch.setattr(torch, "compile", lambda fn, **options: fn)
+    pipeline = build(stereo=Widener())
+    made = {"seconds": 1.0, "stereo": True, "steps": 2}
+    expected = pipeline("jazz", **made)
+    found = pipeline.compile()("jazz", **made)
+    assert torch.equal(found.audios, expected.audios) and found.metadata == expected.metadata
+    assert {*pipeline.denoiser.denoiser.inner.blocks} < {*compiled}
+    assert {pipeline.autoencoder.decoder, pipeline.stereo} < {*compiled}
+
+
 @pytest.mark.parametrize("few_step", [True, False])
 def test_a_saved_pipeline_loads_as_itself(build, tiny_denoiser, tmp_path, few_step):
     denoiser = tiny_denoiser()

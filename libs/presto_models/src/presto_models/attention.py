@@ -30,6 +30,8 @@ def attention(
         out = out[0] if isinstance(out, tuple) else out  # version 4 adds log-sum-exps
         return out.transpose(1, 2)
     mask = None if mask is None else mask[:, None, None, :]
+    if v.is_cpu:  # which reads rows of v again and again, faster where they lie side by side
+        v = v.contiguous()
     half = q.dtype in HALF or torch.is_autocast_enabled("cpu")
     if q.is_cpu and half and q.requires_grad:
         # Next to float32 a CPU's bfloat16 kernel is twice as fast, and backward three times slower.

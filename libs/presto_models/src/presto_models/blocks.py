@@ -106,7 +106,12 @@ class CrossAttention(nn.Module):
 
 def normalised(x: Float[Tensor, "*b n e"], gain: Tensor | None = None) -> Float[Tensor, "*b n e"]:
     """x over its root mean square, times a learned gain (QK-norm keeps logits bounded)."""
-    x_hat = F.rms_norm(x, x.shape[-1:]).to(x.dtype)  # autocast may have made it float32
+    if x.is_cpu:  # where rms_norm goes over x several times more
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = (norm.square() / x.shape[-1] + torch.finfo(torch.float32).eps).rsqrt()
+        x_hat = x * scale.to(x.dtype)
+    else:
+        x_hat = F.rms_norm(x, x.shape[-1:]).to(x.dtype)  # autocast may have made it float32
     return x_hat if gain is None else x_hat * gain.to(x.dtype)
 
 
@@ -127,7 +132,7 @@ class Block(nn.Module):
     """Transformer block modulated by noise level, tempo and prompt (AdaLN-single: the modulation
     is computed once and shared, each block adds its own learned offset)."""
 
-    def __init__(self, width: int, heads: int, *, text: bool):
+    def __init__(self, width: int, heads: int, *, hidden: int, text: bool):
         super().__init__()
         self.offset = nn.Parameter(torch.zeros(6, width))
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
@@ -135,7 +140,7 @@ class Block(nn.Module):
         self.text_norm = nn.LayerNorm(width) if text else None
         self.text_attention = CrossAttention(width, heads) if text else None
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
-        self.mlp = SwiGLU(width, 8 * width // 3)
+        self.mlp = SwiGLU(width, hidden)
 
     def forward(
         self,

@@ -42,6 +42,12 @@ class DiTConfig:
     timing: bool = False  # tell it where in a recording of what length the clip begins
     tags: tuple[str, ...] = ()  # tell it which of these the clip has
     frame_rate: float = 0.0  # of the latents, Hz: tell its tokens where in their beat they are
+    mlp_width: int | None = None  # of feed-forward layers; None: 8/3 of width, to the next 64
+
+    @property
+    def hidden(self) -> int:
+        """Width of the feed-forward layers; multiples of 64 are multiplied faster than others."""
+        return self.mlp_width or 64 * -(-8 * self.width // (3 * 64))
 
 
 class Prepared(NamedTuple):
@@ -82,7 +88,8 @@ class DiT(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
         self.cross = bool(config.text_width) and config.text_attention
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, text=self.cross) for _ in range(config.depth)
+            Block(width, config.heads, hidden=config.hidden, text=self.cross)
+            for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.output_modulation = nn.Linear(width, 2 * width)

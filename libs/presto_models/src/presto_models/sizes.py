@@ -9,7 +9,7 @@ from presto_models.dit import DiTConfig
 def micro() -> DiTConfig:
     """3,374,016 parameters, the bundled size: 16 thin blocks, deep enough to drop layers, small
     enough for two CPU cores."""
-    return DiTConfig(width=128, depth=16, heads=4, text_attention=False)
+    return DiTConfig(width=128, depth=16, heads=4, text_attention=False, mlp_width=341)
 
 
 def small() -> DiTConfig:
@@ -23,5 +23,5 @@ def base() -> DiTConfig:
 
 
 def large() -> DiTConfig:
-    """414,643,264 parameters: 24 blocks of width 1024, the size this project calls paper scale."""
+    """416,265,280 parameters: 24 blocks of width 1024, the size this project calls paper scale."""
     return DiTConfig()

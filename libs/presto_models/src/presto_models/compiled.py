@@ -75,8 +75,8 @@ class Recorded:
     replayed from then on, without its hundreds of launches.
 
     Its arguments are pytrees of tensors, its keywords settings. What it does may depend on
-    nothing else: neither on values of tensors nor on random numbers. It needs inference mode.
-    Each recording holds its own memory. Elsewhere than on CUDA it is the function itself.
+    nothing else: neither on values of tensors nor on random numbers. Each recording holds its own
+    memory. Outside inference mode, and elsewhere than on CUDA, it is the function itself.
     """
 
     def __init__(self, fn: Callable[..., Any]):

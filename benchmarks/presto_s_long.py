@@ -25,12 +25,9 @@ from presto_distill.bundle.data import held_out_songs
 from presto_distill.bundle.denoisers import Workbench
 from presto_distill.bundle.preset import cpu
 from presto_distill.fit import fit
-from presto_distill.objectives.presto_ls import PrestoLS, PrestoLSConfig
-from presto_distill.objectives.presto_s import PrestoS
 from presto_distill.presets import SMALL_STEPS
 from presto_distill.trainer import Trainer
 from presto_models import PrestoDenoiser, Sampling
-from presto_models.conditioning import null_condition
 
 SIZES = ((64, 96), (216, 32), (64, 96), (216, 32), (689, 12))
 SCORES = ("frechet_distance", "recall", "coverage", "clap_score")
@@ -78,13 +75,14 @@ def train(
     )
     bench = Workbench(preset, bundle, device)
     generator, layers = bench.load(start), start.startswith("layers")
-    objective = presto_ls(bench, generator) if layers else presto_s(bench, generator)
+    torch.manual_seed(seed)
+    objective = (bench.presto_ls if layers else bench.presto_s)(generator)
     config = replace(generator.config, few_step=True)
     steps, lr = max(keep), {"generator": rate, "critic": critic_rate}
     cfg = replace(SMALL_STEPS, steps=steps, lr=lr, ema_decay=ema_decay, seed=seed, compile=compile)
-    name = f"{start}-{rate:g}-{critic_rate:g}-{guidance_scale:g}-{seed}"
+    batches = "_".join(f"{frames}x{clips}" for frames, clips in sizes)
+    name = f"{start}-{rate:g}-{critic_rate:g}-{guidance_scale:g}-{batches}-{seed}"
     out, began = bundle / "long" / name, time.perf_counter()
-    torch.manual_seed(seed)
     trainer = Trainer(objective, cfg, device)
 
     def watch(records: list) -> bool:
@@ -98,22 +96,6 @@ def train(
 
     out.mkdir(parents=True, exist_ok=True)
     fit(trainer, bench.clips(), out / "checkpoint", label=name, watch=watch)
-
-
-def presto_s(bench: Workbench, generator: PrestoDenoiser) -> PrestoS:
-    return PrestoS(bench.base, null_condition, bench.cfg, generator=generator, **bench.taps)
-
-
-def presto_ls(bench: Workbench, generator: PrestoDenoiser) -> PrestoLS:
-    return PrestoLS(
-        bench.base,
-        generator,
-        null_condition,
-        generator.config.schedule,
-        PrestoLSConfig(guidance_scale=bench.preset.guidance_scale),
-        depth=generator.depth,
-        **bench.taps,
-    )
 
 
 def measure(*, bundle: Path, seed: int = 0) -> None:

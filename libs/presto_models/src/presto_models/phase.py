@@ -13,7 +13,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 BLOCK = 2048  # frames whose initial phase is found at once
-NOISE = 2048  # frames of different noise
+NOISE = BLOCK  # frames of different noise; a multiple, so that no block runs over its end
 
 
 def frame_spectra(

@@ -82,6 +82,20 @@ class Workbench:
     def load(self, name: str) -> PrestoDenoiser:
         return PrestoDenoiser.from_pretrained(self.out / name, device=self.device)
 
+    def presto_s(self, generator: PrestoDenoiser) -> PrestoS:
+        return PrestoS(self.base, null_condition, self.cfg, generator=generator, **self.taps)
+
+    def presto_ls(self, generator: PrestoDenoiser) -> PrestoLS:
+        return PrestoLS(
+            self.base,
+            generator,
+            null_condition,
+            generator.config.schedule,
+            PrestoLSConfig(guidance_scale=self.preset.guidance_scale),
+            depth=generator.depth,
+            **self.taps,
+        )
+
     def clips(self) -> Stream:
         """Real latents."""
         return mixed_lengths(self.data, self.text, self.preset)
@@ -167,8 +181,7 @@ def train_steps(preset: BundlePreset, out: Path, device: str) -> None:
     base, config = bench.base, replace(bench.base.config, few_step=True)
 
     def objective() -> Objective:
-        start = bench.load("steps_warm_start")
-        return PrestoS(base, null_condition, bench.cfg, generator=start, **bench.taps)
+        return bench.presto_s(bench.load("steps_warm_start"))
 
     warm = preset.warm_start
     bench.train(
@@ -186,16 +199,7 @@ def train_layers_steps(preset: BundlePreset, out: Path, device: str) -> None:
     config = replace(layers.config, few_step=True)
 
     def objective() -> Objective:
-        start = bench.load("layers_steps_warm_start")
-        return PrestoLS(
-            bench.base,
-            start,
-            null_condition,
-            layers.config.schedule,
-            PrestoLSConfig(guidance_scale=preset.guidance_scale),
-            depth=layers.depth,
-            **bench.taps,
-        )
+        return bench.presto_ls(bench.load("layers_steps_warm_start"))
 
     bench.train(
         "layers_steps_warm_start",

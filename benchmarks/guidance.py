@@ -3,7 +3,7 @@
     python benchmarks/model_card.py --out runs/card --only base Presto-L "base, unguided" …
     python benchmarks/guidance.py runs/card --out docs/figures
 
-The first command measures both by several scales of guidance (any of SUFFIXES; docs/model_card.md
+The first command measures both by several scales of guidance (any of SCALES; docs/model_card.md
 has the whole line), the second draws Fréchet distance against prompt similarity, a line per model.
 More folders, of models with other training seeds, add their Presto-L.
 """
@@ -21,13 +21,11 @@ from presto_distill.lab import plots
 
 matplotlib.use("agg")
 SCORES = ("frechet_distance", "clap_score", "recall")
-SUFFIXES = {  # by scale: what systems of `model_card.py` have behind their model's name
-    "unguided": ", unguided",
-    "0.4": ", CFG++ 0.4",
-    "0.6": ", CFG++ 0.6",
-    "0.8": "",
-    "1": ", CFG++ 1",
+SCALES = {
+    "unguided": "unguided",
+    **{f"{scale:g}": f"CFG++ {scale:g}" for scale in (0.4, 0.6, 0.8, 1)},
 }
+OWN = {"base": "0.8", "Presto-L": "0.6"}  # systems of `model_card.py` without a scale in their name
 
 
 def main(cards: Annotated[tuple[Path, ...], tyro.conf.Positional], *, out: Path) -> None:
@@ -53,8 +51,9 @@ def main(cards: Annotated[tuple[Path, ...], tyro.conf.Positional], *, out: Path)
 def by_scale(systems: dict[str, dict], model: str) -> pd.DataFrame:
     """A row per scale that was measured: distance, prompt similarity and recall."""
     rows = []
-    for scale, suffix in SUFFIXES.items():
-        if system := systems.get(model + suffix):
+    for scale, how in SCALES.items():
+        name = model if scale == OWN[model] else f"{model}, {how}"
+        if system := systems.get(name):
             values = {name: system["learned"][name]["value"] for name in SCORES}
             rows.append({"scale": scale, **values})
     return pd.DataFrame(rows)

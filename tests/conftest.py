@@ -31,11 +31,13 @@ def tiny_denoiser():
     """Builds a denoiser of four thin blocks whose weights are random, none of them zero."""
     from presto_models.dit import DiTConfig, PrestoDenoiser, PrestoDenoiserConfig
 
-    def build(*, seed: int = 0, schedule=None, guidance_interval=None, **options) -> PrestoDenoiser:
+    def build(
+        *, seed: int = 0, schedule=None, guidance_interval=None, guidance_scale=None, **options
+    ) -> PrestoDenoiser:
         size = dict(channels=CHANNELS, width=WIDTH, depth=DEPTH, heads=2, text_width=TEXT_WIDTH)
         dit = DiTConfig(**{**size, **options})
-        config = PrestoDenoiserConfig(dit, schedule=schedule, guidance_interval=guidance_interval)
-        denoiser = PrestoDenoiser(config)
+        told = {"guidance_interval": guidance_interval, "guidance_scale": guidance_scale}
+        denoiser = PrestoDenoiser(PrestoDenoiserConfig(dit, schedule=schedule, **told))
         source = rng(seed)
         with torch.no_grad():
             for weight in denoiser.parameters():

@@ -125,16 +125,20 @@ def test_churn_and_interval_reach_the_solver(build):
     assert torch.equal(none, unguided) and not torch.equal(none, plain)
 
 
-def test_a_model_says_where_guidance_is_sound_and_the_caller_may_say_otherwise(
-    build, tiny_denoiser
-):
-    how = {"seconds": 0.5, "steps": 4}
-    plain, careful = build(), build(denoiser=tiny_denoiser(guidance_interval=(0.0, 5.0)))
-    made, asked = careful("jazz", **how), plain("jazz", guidance_interval=(0.0, 5.0), **how)
+def test_a_model_says_how_it_is_guided_and_the_caller_may_say_otherwise(build, tiny_denoiser):
+    how, told = (
+        {"seconds": 0.5, "steps": 4},
+        {"guidance_interval": (0.0, 5.0), "guidance_scale": 0.3},
+    )
+    plain, careful = build(), build(denoiser=tiny_denoiser(**told))
+    made, asked = careful("jazz", **how), plain("jazz", **told, **how)
     assert torch.equal(made.latents, asked.latents) and made.metadata == asked.metadata
-    everywhere = careful("jazz", guidance_interval=(0.0, 80.0), **how)
-    assert torch.equal(everywhere.latents, plain("jazz", **how).latents)
-    assert not torch.equal(everywhere.latents, made.latents)
+    usual = {"guidance_interval": (0.0, 80.0), "guidance_scale": 0.8}
+    assert torch.equal(careful("jazz", **usual, **how).latents, plain("jazz", **how).latents)
+    # Its scale is of CFG++: plain guidance keeps its own.
+    other, cfg = usual | {"guidance_scale": None}, {"guidance": "cfg"} | how
+    made, asked = careful("jazz", **other, **cfg), plain("jazz", guidance_scale=4.5, **cfg)
+    assert torch.equal(made.latents, asked.latents)
 
 
 def test_settings_by_name_are_settings_in_sampling(build):

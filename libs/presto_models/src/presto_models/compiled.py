@@ -42,7 +42,8 @@ class Compiled(nn.Module):
         super().__init__()
         compile_blocks(denoiser, mode=mode)
         self.denoiser = denoiser
-        for fact in ("depth", "guidance_interval"):  # what pipelines ask of a denoiser
+        # What pipelines ask of a denoiser.
+        for fact in ("depth", "guidance_interval", "guidance_scale"):
             setattr(self, fact, getattr(denoiser, fact, None))
         self.run, self.prepare_once = Recorded(denoiser), Recorded(partial(prepare, denoiser))
 

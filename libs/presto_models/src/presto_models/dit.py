@@ -273,8 +273,10 @@ class PrestoDenoiserConfig:
     schedule: LayerSchedule | None = None
     few_step: bool = False  # a distilled generator, to be sampled by `samplers.multistep`
     boundary: float = 0.0  # the noise level at which it returns its input; see edm.scalings
-    # Where guidance is sound, for sigma in (low, high]: what sampling does unless told otherwise.
+    # How sampling guides unless told otherwise: where guidance is sound, for sigma in (low, high],
+    # and the scale of CFG++; None: everywhere, and 0.8.
     guidance_interval: tuple[float, float] | None = None
+    guidance_scale: float | None = None
 
 
 class PrestoDenoiser(Precondition, Snapshot):
@@ -302,6 +304,11 @@ class PrestoDenoiser(Precondition, Snapshot):
     def guidance_interval(self) -> tuple[float, float] | None:
         """The noise levels to guide at unless told otherwise; None: all of them."""
         return self.config.guidance_interval
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """The scale of CFG++ to guide by unless told otherwise; None: the usual one."""
+        return self.config.guidance_scale
 
     def forward(self, x, sigma, cond=None, *, budget=None, sigma_to=None, **options):
         if budget is None and self.schedule is not None:

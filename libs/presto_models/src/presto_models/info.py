@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from presto_models.conditioning import Condition
 from presto_models.dit import DiT, DiTConfig, PrestoDenoiser, PrestoDenoiserConfig
+from presto_models.edm import SIGMA_MAX
+from presto_models.sampling import GUIDANCE_SCALES
 from presto_models.snapshot import SnapshotError, find_snapshot, from_dict, read_header
 
 FRAMES, TOKENS = 216, 16  # 10 s of the bundled codec's latents; the words of a longer prompt
@@ -71,9 +73,13 @@ def _cost(config: PrestoDenoiserConfig) -> list[str]:
     dit, schedule = config.dit, config.schedule
     kind = "few-step generator" if config.few_step else "diffusion model"
     lines = [f"  {kind}, {dit.depth} blocks of width {dit.width}, {dit.heads} heads"]
-    if config.guidance_interval and not config.few_step:
-        low, high = config.guidance_interval
-        lines.append(f"  guided for sigma {low:g} to {high:g} unless told otherwise")
+    if not config.few_step:
+        low, high = config.guidance_interval or (0.0, SIGMA_MAX)
+        scale = config.guidance_scale
+        scale = GUIDANCE_SCALES["cfg++"] if scale is None else scale
+        lines.append(
+            f"  guided by CFG++ {scale:g} for sigma {low:g} to {high:g} unless told otherwise"
+        )
     edges = (0.0, *schedule.edges, math.inf) if schedule else (0.0, math.inf)
     for i, budget in enumerate(schedule.budgets if schedule else (dit.depth,)):
         flops = step_flops(dit, budget)

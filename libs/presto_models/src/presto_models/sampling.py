@@ -28,7 +28,7 @@ SOLVER_SETTINGS = ("solver", "guidance", "guidance_scale", "guidance_interval", 
 @dataclass(frozen=True)
 class Sampling:
     """How to sample. None is the default of the model at hand: 4 steps for a few-step generator,
-    40 guided Heun steps for the others, guided where its config says that guidance is sound.
+    40 guided Heun steps for the others, guided where and as much as its config says.
 
     CFG++ with scale 0.8 is published for the base model; 40 Heun steps are our default. What
     belongs to solvers alone is an error for a few-step generator, which carries its guidance in
@@ -36,7 +36,9 @@ class Sampling:
     """
 
     steps: int | None = None
-    guidance_scale: float | None = None  # None: 0.8 of CFG++, 4.5 of plain guidance
+    guidance_scale: float | None = (
+        None  # None: the model's, or 0.8, of CFG++; 4.5 of plain guidance
+    )
     rho: float = 7.0  # spacing of the noise levels; 1000 is nearly log-uniform
     solver: str | None = None  # one of samplers.SOLVERS
     budget: int | None = None  # blocks run in every call; None: as the model's schedule says
@@ -69,7 +71,7 @@ class Sampling:
                 self,
                 steps=self.steps or 40,
                 solver=self.solver or heun.__name__,
-                guidance_scale=self._scale,
+                guidance_scale=self._scale(D),
                 guidance_interval=self.guidance_interval or getattr(D, "guidance_interval", None),
             )
         for name in SOLVER_SETTINGS:
@@ -82,7 +84,7 @@ class Sampling:
 
     def guide(self, D: Denoiser, null: Null) -> Callable:
         """D with the guidance asked for."""
-        guided_D = (cfg_pp if self.guidance == "cfg++" else guided)(D, self._scale, null)
+        guided_D = (cfg_pp if self.guidance == "cfg++" else guided)(D, self._scale(D), null)
         if self.guidance_interval is None:
             return guided_D
         return guided_within(self.guidance_interval, guided_D, D)
@@ -95,10 +97,11 @@ class Sampling:
             if self.solver is not None or name not in SOLVER_SETTINGS
         }
 
-    @property
-    def _scale(self) -> float:
-        default = GUIDANCE_SCALES[self.guidance]
-        return default if self.guidance_scale is None else self.guidance_scale
+    def _scale(self, D: Denoiser) -> float:
+        """The scale asked for; else D's own, which is of CFG++; else the published one."""
+        own = getattr(D, "guidance_scale", None) if self.guidance == "cfg++" else None
+        scales = self.guidance_scale, own, GUIDANCE_SCALES[self.guidance]
+        return next(scale for scale in scales if scale is not None)
 
     def start(
         self,

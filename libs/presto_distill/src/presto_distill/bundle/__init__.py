@@ -56,7 +56,10 @@ CODEC_SONGS = ("seed", "codec_clips", "codec_held_out", "codec_seconds", "codec_
 STAGES = {
     "codec_start": Stage(train_codec_start, ("codec_start",), (), (*CODEC_SONGS, "codec")),
     "codec_decoder": Stage(
-        train_codec_decoder, ("codec_decoder",), ("codec_start",), (*CODEC_SONGS, "decoder")
+        train_codec_decoder,
+        ("codec_decoder",),
+        ("codec_start",),
+        (*CODEC_SONGS, "decoder", "decoder_critic"),
     ),
     "codec": Stage(
         train_codec,
@@ -82,7 +85,10 @@ STAGES = {
         (*CROPS, "dit", "base", "guidance_interval"),
     ),
     "layers": Stage(
-        train_layers, ("layers",), ("codec", "text", "embedder", "base"), (*CROPS, "layers")
+        train_layers,
+        ("layers",),
+        ("codec", "text", "embedder", "base"),
+        (*CROPS, "layers", "layers_guidance_scale"),
     ),
     "steps": Stage(
         train_steps,

@@ -18,6 +18,7 @@ from presto_distill.metrics.clap_score import retrieval_accuracy
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
 from presto_distill.objective import Batch
 from presto_distill.objectives.autoencoding import (
+    AdversarialDecoding,
     Autoencoding,
     Decoding,
     fit_linear_paths,
@@ -52,7 +53,10 @@ def train_codec_decoder(preset: BundlePreset, out: Path, device: str) -> None:
     """Train the codec's decoder on. Its encoder, and so every latent, stays as it is: a codec put
     into `codec_start` gets a new decoder without a new model of its latents."""
     codec = Autoencoder.from_pretrained(out / "codec_start", device=device)
-    trainer = Trainer(Decoding(codec), preset.decoder, device)
+    torch.manual_seed(preset.seed)
+    against = preset.decoder_critic
+    objective = AdversarialDecoding(codec, against) if against else Decoding(codec)
+    trainer = Trainer(objective, preset.decoder, device)
     started = time.perf_counter()
     stream = codec_stream(preset, codec_songs(preset, out))
     records = fit(trainer, stream, out / "codec_decoder.checkpoint", label="decoder")

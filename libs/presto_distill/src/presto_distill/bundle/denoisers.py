@@ -171,7 +171,7 @@ def train_layers(preset: BundlePreset, out: Path, device: str) -> None:
         lambda: PrestoL(base, null_condition, schedule, depth=base.depth),
         bench.clips,
         preset.layers,
-        replace(base.config, schedule=schedule),
+        replace(base.config, schedule=schedule, guidance_scale=preset.layers_guidance_scale),
     )
 
 

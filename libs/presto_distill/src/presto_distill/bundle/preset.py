@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from presto_distill.objectives.autoencoding import AdversarialConfig
 from presto_distill.presets import SMALL_LAYERS, SMALL_STEPS, SMALL_WARM_START
 from presto_distill.trainer import TrainConfig
 from presto_models import DiTConfig
@@ -19,6 +20,8 @@ class BundlePreset:
 
     codec: TrainConfig = TrainConfig(steps=8000, lr=1e-3, warmup=100, decay="cosine", compile=True)
     decoder: TrainConfig = TrainConfig(steps=3000, lr=1e-3, warmup=50, decay="cosine", compile=True)
+    # Against a critic attacks are sharper and chords less true: not bundled (docs/results.md).
+    decoder_critic: AdversarialConfig | None = None
     codec_clips: int = 2400
     codec_held_out: int = 24
     codec_seconds: float = 6.0
@@ -51,6 +54,9 @@ class BundlePreset:
     guidance_interval: tuple[float, float] = (0.0, 20.0)
 
     layers: TrainConfig = replace(SMALL_LAYERS, steps=4000, ema_decay=0.99, compile=True)
+    # Of CFG++, to sample Presto-L by: so it follows its prompts as the base at 0.8 does
+    # (docs/model_card.md).
+    layers_guidance_scale: float = 0.6
     # Of the teacher of few-step generators, within that interval. 1 and 2 were tried, after a fifth
     # of the warm start (docs/model_card.md).
     guidance_scale: float = 1.5

@@ -1,13 +1,21 @@
-"""Codec training, by our own recipe: log magnitudes through a small variational bottleneck."""
+"""Codec training, by our own recipe: log magnitudes through a small variational bottleneck; then
+the decoder alone, against a critic of spectrograms."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from presto_distill.objective import Batch, Losses, Turn
+from presto_distill.spectrogram_critic import (
+    SpectrogramCritic,
+    Verdict,
+    critic_loss,
+    generator_losses,
+)
 from presto_models.autoencoder import Autoencoder, band_centres, erb
 
 
@@ -37,18 +45,29 @@ class Autoencoding:
         self.mels = [bins @ mel_bank(n, bins.shape[1], top) for n in cfg.mel_bands]
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
-        codec, cfg = self.autoencoder, self.cfg
-        x = codec.log_bands(batch.x) if batch.x.ndim == 2 else batch.x
-        x = x.clamp_min(codec.floor)
-        mean, scale = codec.encode_bands(x)
-        noise = torch.randn(mean.shape, generator=rng, device=rng.device).to(mean)
-        y = codec.decode_bands(mean + scale * noise).float()
+        x, mean, scale = self.encoded(batch)
         mean, scale = mean.float(), scale.float()
         kl = 0.5 * (mean.square() + scale.square() - 1) - scale.log()
+        return self.distances(x, self.decoded(mean, scale, rng)) | {"kl": self.cfg.kl * kl.mean()}
+
+    def encoded(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch's log magnitudes, and mean and deviation of their latents."""
+        codec = self.autoencoder
+        x = codec.log_bands(batch.x) if batch.x.ndim == 2 else batch.x
+        x = x.clamp_min(codec.floor)
+        return x, *codec.encode_bands(x)
+
+    def decoded(self, mean: Tensor, scale: Tensor, rng: torch.Generator) -> Tensor:
+        """Log magnitudes of a draw from such latents."""
+        noise = torch.randn(mean.shape, generator=rng, device=rng.device).to(mean)
+        return self.autoencoder.decode_bands(mean + scale * noise).float()
+
+    def distances(self, x: Tensor, y: Tensor) -> Losses:
+        """Of decoded log magnitudes y from those that should be, x."""
+        cfg = self.cfg
         return {
             "spectrum": cfg.spectrum * ((x - y).abs() * self.weight.to(x)).mean(),
             "mel": cfg.mel * mel_distance(x.exp(), y.exp(), [m.to(x) for m in self.mels]),
-            "kl": cfg.kl * kl.mean(),
         }
 
 
@@ -57,11 +76,53 @@ class Decoding(Autoencoding):
 
     def __init__(self, autoencoder: Autoencoder, cfg: AutoencodingConfig = AutoencodingConfig()):
         super().__init__(autoencoder, cfg)
-        self.players, self.fixed = (
-            {"decoder": autoencoder.decoder},
-            {"encoder": autoencoder.encoder},
-        )
+        self.players = {"decoder": autoencoder.decoder}
+        self.fixed = {"encoder": autoencoder.encoder}
         self.turns = [Turn("decoder", self.loss)]
+
+
+@dataclass(frozen=True)
+class AdversarialConfig(AutoencodingConfig):
+    """Weights of the two adversarial terms; resolutions of the critic's pictures, as frames and
+    bands that are pooled; and its width."""
+
+    gan: float = 0.2
+    features: float = 1.0
+    pools: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (4, 4))
+    critic_width: int = 16
+
+
+class AdversarialDecoding(Decoding):
+    """Trains the decoder against a critic, too: distances alone leave it with the median of all
+    that a latent may sound like, which is smoother in time and frequency than any of it."""
+
+    def __init__(self, autoencoder: Autoencoder, cfg: AdversarialConfig = AdversarialConfig()):
+        super().__init__(autoencoder, cfg)
+        self.critic = SpectrogramCritic(len(cfg.pools), 1, cfg.critic_width)
+        self.players["critic"] = self.critic
+        self.turns.insert(0, Turn("critic", self.critic_loss))
+
+    def critic_loss(self, batch: Batch, rng: torch.Generator) -> Losses:
+        with torch.no_grad():
+            x, mean, scale = self.encoded(batch)
+            y = self.decoded(mean, scale, rng)
+        return {"critic": critic_loss(self.judge(y), self.judge(x))}
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> Losses:
+        with torch.no_grad():
+            x, mean, scale = self.encoded(batch)
+        y = self.decoded(mean, scale, rng)
+        gan, features = generator_losses(self.judge(y), self.judge(x))
+        return self.distances(x, y) | {
+            "gan": self.cfg.gan * gan,
+            "features": self.cfg.features * features,
+        }
+
+    def judge(self, log_bands: Float[Tensor, "b n bands"]) -> list[Verdict]:
+        """The critic's verdicts on pictures whose pixels are mean powers, as logarithms."""
+        power = (2 * log_bands[:, None]).exp()
+        pooled = [F.avg_pool2d(power, pool) for pool in self.cfg.pools]
+        return self.critic([(picture + 1e-12).log() / 6 + 2 for picture in pooled])
 
 
 def mel_distance(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Complex, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from presto_distill.losses import lsgan_discriminator, lsgan_generator
 from presto_distill.objective import Batch, Losses, Turn
+from presto_distill.spectrogram_critic import (
+    SpectrogramCritic,
+    Verdict,
+    critic_loss,
+    generator_losses,
+)
 from presto_models.phase import frame_spectra
 from presto_models.stereo import MonoToStereo
 
@@ -40,7 +43,7 @@ class Widening:
 
     def __init__(self, generator: MonoToStereo, cfg: WideningConfig = WideningConfig()):
         self.generator, self.cfg = generator, cfg
-        self.critic = StereoDiscriminator(len(cfg.windows), cfg.critic_width)
+        self.critic = SpectrogramCritic(len(cfg.windows), 3, cfg.critic_width)
         self.players = {"generator": self.generator, "critic": self.critic}
         self.turns = [Turn("critic", self.critic_loss), Turn("generator", self.generator_loss)]
 
@@ -49,9 +52,7 @@ class Widening:
         with torch.no_grad():
             made = self.generator.side(mid[:, None])[:, 0]
         M, S, made_S = (spectra(x, self.cfg.windows) for x in (mid, side, made))
-        fake, real = self.critic(M, made_S), self.critic(M, S)
-        losses = [lsgan_discriminator(f.score, r.score) for f, r in zip(fake, real, strict=True)]
-        return {"critic": torch.stack(losses).mean()}
+        return {"critic": critic_loss(self.judge(M, made_S), self.judge(M, S))}
 
     def generator_loss(self, batch: Batch, rng: torch.Generator) -> Losses:
         cfg = self.cfg
@@ -67,54 +68,17 @@ class Widening:
         side_term, channels_term = (torch.stack(term).mean() for term in zip(*apart, strict=True))
 
         # Ask the critic, and compare what it sees on the way.
-        fake, real = self.critic(M, made_S), self.critic(M, S)
-        gan = [lsgan_generator(verdict.score) for verdict in fake]
-        features = [
-            (f - r.detach()).abs().mean() / r.detach().abs().mean()
-            for one, other in zip(fake, real, strict=True)
-            for f, r in zip(one.features, other.features, strict=True)
-        ]
+        gan, features = generator_losses(self.judge(M, made_S), self.judge(M, S))
         return {
             "side": cfg.side * side_term,
             "channels": cfg.channels * channels_term,
-            "gan": cfg.gan * torch.stack(gan).mean(),
-            "features": cfg.features * torch.stack(features).mean(),
+            "gan": cfg.gan * gan,
+            "features": cfg.features * features,
         }
 
-
-class Verdict(NamedTuple):
-    """A discriminator's map of scores (1: real), and the hidden states that led to it."""
-
-    score: Float[Tensor, "b _n _f"]
-    features: list[Float[Tensor, "b _d _n _f"]]
-
-
-class StereoDiscriminator(nn.Module):
-    """Judges the spectra of mid and side together, a map of scores for each resolution."""
-
-    def __init__(self, resolutions: int, width: int):
-        super().__init__()
-        self.critics = nn.ModuleList(nn.ModuleList(_layers(width)) for _ in range(resolutions))
-
-    def forward(self, mid: list[Tensor], side: list[Tensor]) -> list[Verdict]:
-        verdicts = []
-        for m, s, layers in zip(mid, side, self.critics, strict=True):
-            hidden, features = view(m, s), []
-            for layer in layers[:-1]:
-                hidden = F.leaky_relu(layer(hidden), 0.1)
-                features.append(hidden.float())
-            verdicts.append(Verdict(layers[-1](hidden)[:, 0].float(), features))
-        return verdicts
-
-
-def _layers(width: int) -> list[nn.Conv2d]:
-    """Convolutions over time and frequency, coarser from one to the next; the last one scores."""
-    return [
-        nn.Conv2d(3, width, (3, 8), stride=(1, 4), padding=(1, 2)),
-        nn.Conv2d(width, 2 * width, (3, 8), stride=(2, 4), padding=(1, 2)),
-        nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
-        nn.Conv2d(2 * width, 1, 3, padding=1),
-    ]
+    def judge(self, mid: list[Tensor], side: list[Tensor]) -> list[Verdict]:
+        """The critic's verdicts on spectra of mid and side together."""
+        return self.critic([view(m, s) for m, s in zip(mid, side, strict=True)])
 
 
 def view(mid: Complex[Tensor, "b n f"], side: Complex[Tensor, "b n f"]) -> Float[Tensor, "b 3 n f"]:

@@ -75,7 +75,7 @@ SYSTEMS = {
 # base and Presto-L not guided, at every noise level, and by other scales of CFG++ than their own.
 TAUGHT = Sampling(16, solver="dpmpp_2m", guidance="cfg", guidance_scale=1.5)
 PLAIN = Sampling(24, guidance="cfg", guidance_scale=1.0)
-EVERYWHERE = Sampling(24, guidance_interval=(0.0, SIGMA_MAX))
+EVERYWHERE = Sampling(24, guidance_scale=0.8, guidance_interval=(0.0, SIGMA_MAX))
 MEASURED = SYSTEMS | {
     "base, CFG 1.5": System("base", TAUGHT),
     "base, CFG 2": System("base", replace(TAUGHT, guidance_scale=2.0)),

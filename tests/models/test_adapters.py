@@ -410,7 +410,7 @@ def test_weights_are_those_of_the_network_under_a_prefix(plain):
     tapped.net.net.load_state_dict(weights)
 
 
-def test_guidance_keeps_to_the_interval_of_the_wrapped_denoiser(plain):
+def test_guidance_is_that_of_the_wrapped_denoiser(plain):
     def wrapped():
         return FeatureTap(DropBlocks(plain, "inner.blocks"), "net.inner.enter")
 
@@ -418,7 +418,8 @@ def test_guidance_keeps_to_the_interval_of_the_wrapped_denoiser(plain):
         return guided_where_sound(D, 4.0, lambda cond: -cond)(*CALL)
 
     assert torch.equal(strong(wrapped()), strong(plain))
-    plain.guidance_interval = (0.0, 1.0)  # holds two of the four noise levels
+    plain.guidance_interval, plain.guidance_scale = (0.0, 1.0), 0.3  # two of four noise levels
+    assert wrapped().guidance_scale == 0.3
     careful = strong(wrapped())
     assert torch.equal(careful, strong(plain))
     assert torch.equal(careful[2:], plain(*CALL)[2:])

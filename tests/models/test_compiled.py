@@ -21,7 +21,8 @@ module.compile = functools.partialmethod(module.compile, backend=backend)
 
 dit = DiTConfig(channels=4, width=16, depth=4, heads=2, text_width=8)
 schedule = LayerSchedule((0.1, 1, 10), (4, 3, 2, 1))
-D = PrestoDenoiser(PrestoDenoiserConfig(dit, schedule=schedule, guidance_interval=(0.0, 20.0)))
+guidance = {"guidance_interval": (0.0, 20.0), "guidance_scale": 0.5}
+D = PrestoDenoiser(PrestoDenoiserConfig(dit, schedule=schedule, **guidance))
 rng = torch.Generator().manual_seed(0)
 for weight in D.parameters():
     weight.data = torch.randn(weight.shape, generator=rng) * 0.3
@@ -40,7 +41,7 @@ far = [float((fast(x, s, ready) - D_x).abs().max()) for s, D_x in zip(sigmas, on
 graphs = len(traced)
 far.append(float((fast(x, torch.tensor([30.0, 0.03]), ready) - two_levels).abs().max()))
 far.append(float((fast(x, sigmas[0], ready, budget=3) - stated).abs().max()))
-told = [fast.depth, fast.guidance_interval]
+told = [fast.depth, fast.guidance_interval, fast.guidance_scale]
 print(json.dumps([graphs, far, names == list(D.state_dict()), told]))
 """
 
@@ -52,4 +53,4 @@ def test_blocks_are_compiled_once_for_all_budgets():
     assert graphs == 1  # for budgets 1, 2, 3, 4
     assert max(far) < 1e-5
     assert same_names
-    assert told == [4, [0.0, 20.0]]  # pipelines ask for both
+    assert told == [4, [0.0, 20.0], 0.5]  # pipelines ask for all

@@ -142,6 +142,7 @@ class FeatureTap(nn.Module):
         self.net, self.channels = net, channels
         self.paths = (paths,) if isinstance(paths, str) else tuple(paths)
         self.guidance_interval = getattr(net, "guidance_interval", None)
+        self.guidance_scale = getattr(net, "guidance_scale", None)
         for path in self.paths:
             find_submodule(net, path)
 
@@ -206,6 +207,7 @@ class DropBlocks(nn.Module):
         find_submodule(net, path, lists_only=True)
         self.net, self.path, self.drop, self.channels = net, path, drop, channels
         self.guidance_interval = getattr(net, "guidance_interval", None)
+        self.guidance_scale = getattr(net, "guidance_scale", None)
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential:

@@ -36,9 +36,7 @@ class Sampling:
     """
 
     steps: int | None = None
-    guidance_scale: float | None = (
-        None  # None: the model's, or 0.8, of CFG++; 4.5 of plain guidance
-    )
+    guidance_scale: float | None = None  # None: of CFG++ the model's or 0.8, of plain CFG 4.5
     rho: float = 7.0  # spacing of the noise levels; 1000 is nearly log-uniform
     solver: str | None = None  # one of samplers.SOLVERS
     budget: int | None = None  # blocks run in every call; None: as the model's schedule says

@@ -1,5 +1,5 @@
-"""Codec training, by our own recipe: log magnitudes through a small variational bottleneck; then
-the decoder alone, against a critic of spectrograms."""
+"""Codec training, by our own recipe: log magnitudes through a small variational bottleneck; and of
+the decoder alone, with or without a critic of spectrograms."""
 
 import math
 from dataclasses import dataclass

@@ -42,7 +42,7 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", "   --bpm 100"], "no words"),
         (["generate", "x" * 10_000], "10000 characters"),
         (["generate", "jazz --key D"], "unknown key 'D': choose from C major"),
-        (["generate", "jazz --key Am"], "key is stated to a network built without"),
+        (["generate", "jazz --key Am"], "key is stated to a network that was built without"),
         (["generate", "jazz --mood dark"], "unknown prompt option '--mood dark'"),
         (["generate", "jazz", "--bpm", "3"], "tempo 3 bpm is outside 20..400"),
         (["generate", "jazz", "--seconds", "0"], "at most 32, got 0"),
@@ -197,6 +197,10 @@ def test_a_batch_is_lines_in_and_files_and_lines_out(presto, tmp_path):
         ('{"prompt": "jazz", "seconds": NaN}', "line 1: seconds must be above 0"),
         ('{"prompt": "jazz", "out": "a.mp3"}', "line 1: cannot write generated/a.mp3"),
         ('{"prompt": "a", "out": "a.wav"}\n' * 2, "line 2: generated/a.wav is written twice"),
+        (
+            '{"prompt": "a", "out": "a.wav"}\n{"prompt": "a", "out": "b/../a.wav"}',
+            "line 2: generated/b/../a.wav is written twice",
+        ),
     ],
 )
 def test_a_bad_line_of_a_batch_is_named_before_anything_is_made(lines, said, presto, tmp_path):
@@ -205,6 +209,13 @@ def test_a_bad_line_of_a_batch_is_named_before_anything_is_made(lines, said, pre
     assert done.code == 2 and said in done.err, done.err
     assert len(done.err.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["jobs.jsonl"]
+
+
+def test_a_batch_does_not_write_over_its_own_lines(presto, tmp_path):
+    (tmp_path / "clips.jsonl").write_text('{"prompt": "jazz"}')
+    done = presto("generate", "--batch", "clips.jsonl", "--out", ".")
+    assert done.code == 2 and "clips.jsonl would be overwritten" in done.err
+    assert (tmp_path / "clips.jsonl").read_text() == '{"prompt": "jazz"}'
 
 
 def test_a_batch_that_the_model_cannot_make_leaves_nothing(presto, tmp_path):
@@ -229,7 +240,7 @@ def test_a_recording_is_varied_or_continued(presto, tmp_path):
         spectrum = abs(np.fft.rfft(mid[rate // 10 : rate // 2]))  # of the part that is kept
         assert spectrum.argmax() / 0.4 == pytest.approx(440, abs=5)
     done = presto(*words, "--keep-seconds", "1.5", "--seconds", "2")
-    assert done.code == 2 and "init_audio of 1 s is shorter than the 1.5 s" in done.err
+    assert done.code == 2 and "tone.wav of 1 s is shorter than the 1.5 s asked for" in done.err
     done = presto(*words, "--keep-seconds", "2", "--seconds", "2")
     assert done.code == 2 and "below the clip's 2 s, got 2" in done.err
 

@@ -10,7 +10,7 @@ from torch import nn
 from presto_models.adapters import DropBlocks, FeatureTap, from_eps, from_flow, from_v, table_time
 from presto_models.edm import Precondition
 from presto_models.guidance import guided_where_sound
-from presto_models.layer_schedule import kept_blocks
+from presto_models.layer_schedule import LayerSchedule, ScheduledDenoiser, kept_blocks
 from presto_models.samplers import euler
 
 MEAN, DEVIATION = 0.3, 0.5  # of the data
@@ -419,7 +419,9 @@ def test_guidance_is_that_of_the_wrapped_denoiser(plain):
 
     assert torch.equal(strong(wrapped()), strong(plain))
     plain.guidance_interval, plain.guidance_scale = (0.0, 1.0), 0.3  # two of four noise levels
-    assert wrapped().guidance_scale == 0.3
+    scheduled = ScheduledDenoiser(wrapped(), LayerSchedule((), (DEPTH,)))
+    for D in (wrapped(), scheduled):
+        assert (D.guidance_interval, D.guidance_scale, D.depth) == ((0.0, 1.0), 0.3, DEPTH)
     careful = strong(wrapped())
     assert torch.equal(careful, strong(plain))
     assert torch.equal(careful[2:], plain(*CALL)[2:])

@@ -76,6 +76,19 @@ def test_a_decoder_in_onnx_gives_the_codec_s_magnitudes(tmp_path, run_onnx):
         torch.testing.assert_close(magnitude, expected, rtol=1e-3, atol=1e-6)
 
 
+def test_weights_too_large_for_one_file_lie_beside_it(tmp_path, run_onnx, monkeypatch):
+    onnx_program = pytest.importorskip("torch.onnx._internal.exporter._onnx_program")
+    monkeypatch.setattr(onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
+    codec = Autoencoder(AutoencoderConfig(width=8, depth=1, channels=CHANNELS))
+    path = export_decoder(codec, tmp_path / "decoder.onnx")
+    assert {file.name for file in tmp_path.iterdir()} == {"decoder.onnx", "decoder.onnx.data"}
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for file in list(tmp_path.glob("decoder.*")):
+        file.rename(moved / file.name)
+    assert run_onnx(moved / path.name, latent=torch.zeros(1, CHANNELS, 4)).isfinite().all()
+
+
 def test_mono_to_stereo_in_onnx_gives_the_same_side(tmp_path, run_onnx):
     torch.manual_seed(0)
     stereo = MonoToStereo(MonoToStereoConfig(width=8, depth=1))

@@ -57,3 +57,24 @@ def test_a_folder_without_snapshots_and_a_newer_snapshot_say_so(tiny_denoiser, t
         describe(tmp_path / "new")
     with pytest.raises(SnapshotError, match=r"99\.0\.1"):
         type(tiny_denoiser()).from_pretrained(tmp_path / "new")
+
+
+@pytest.mark.parametrize("header", ['{"model_type": "t5"}', "[1]"])
+def test_a_config_of_something_else_is_no_snapshot(tiny_denoiser, tmp_path, header):
+    folder = tiny_denoiser().save_pretrained(tmp_path / "mine")
+    (folder / "model.safetensors").write_bytes(b"\xff" * 20)
+    with pytest.raises(SnapshotError, match=r"cannot read the snapshot in .*mine: "):
+        describe(folder)
+    (folder / "config.json").write_text(header)
+    for read in (describe, type(tiny_denoiser()).from_pretrained):
+        with pytest.raises(SnapshotError, match=r"holds no snapshot: config\.json names no class"):
+            read(folder)
+
+
+def test_a_folder_of_the_bundled_name_lends_nobody_its_licence(
+    tiny_denoiser, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "presto-small").mkdir()
+    tiny_denoiser().save_pretrained("mine")
+    assert "licence not stated" in describe("mine")

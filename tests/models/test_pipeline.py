@@ -78,7 +78,8 @@ def test_seeds_and_generators_of_each_clip(build):
     by_seed = pipeline(["jazz", "jazz"], seed=[7, 3], **how)
     by_generator = pipeline(["jazz", "jazz"], generator=[rng(7), rng(3)], **how)
     assert torch.equal(by_seed.latents, by_generator.latents)
-    assert [clip["seed"] for clip in by_generator.metadata] == [7, 3]
+    assert [clip["seed"] for clip in by_seed.metadata] == [7, 3]
+    assert [clip["seed"] for clip in by_generator.metadata] == [None, None]  # who knows how far on
     close(pipeline("jazz", generator=rng(3), **how).latents[0], by_seed.latents[1])
     with pytest.raises(ValueError, match="2 samples need as many seeds or generators, got 1"):
         pipeline(["jazz", "jazz"], generator=rng(3), **how)
@@ -123,6 +124,10 @@ def test_churn_and_interval_reach_the_solver(build):
     none = pipeline("jazz", guidance_interval=(90.0, 100.0), **how).latents
     unguided = pipeline("jazz", guidance="cfg", guidance_scale=1.0, **how).latents
     assert torch.equal(none, unguided) and not torch.equal(none, plain)
+    risen = pipeline("jazz", churn=10.0, **how).latents  # to 113 before the first step
+    assert torch.equal(
+        pipeline("jazz", churn=10.0, guidance_interval=(0.0, 80.0), **how).latents, risen
+    )
 
 
 def test_a_model_says_how_it_is_guided_and_the_caller_may_say_otherwise(build, tiny_denoiser):
@@ -248,6 +253,7 @@ def test_a_weak_variation_stays_near_its_clip(build, few_step):
         ({"init_audio": torch.zeros(1, 4000), "keep_seconds": 0.6}, "shorter than the 0.6 s"),
         ({"init_audio": torch.zeros(1, 4000), "keep_seconds": 1.0}, "below the clip's 1 s, got 1"),
         ({"init_audio": torch.zeros(1, 4000), "keep_seconds": 0.01}, "cannot continue 0 frames"),
+        ({"init_audio": torch.zeros(2, 8000), "strength": 0.5}, r"got torch.float32 \[2, 8000\]"),
     ],
 )
 def test_audio_that_cannot_be_started_from(build, given, said):
@@ -346,6 +352,7 @@ def test_every_part_moves(build):
         ({"budget": 0}, "budget must be at least 1 block, got 0"),
         ({"guidance": "pag"}, r"no guidance 'pag': choose cfg\+\+ or cfg"),
         ({"guidance_scale": 1.5}, r"CFG\+\+ scale is within 0\.\.1, got 1\.5"),
+        ({"guidance_scale": float("nan"), "guidance": "cfg"}, "must be finite, got nan"),
         ({"guidance_interval": (2.0, 1.0)}, "0 <= low < high, got 2 and 1"),
         ({"churn": -1.0}, "S_churn, S_noise >= 0"),
         ({"churn": 5.0, "solver": "euler"}, "churn is a part of heun, not of euler"),
@@ -376,6 +383,7 @@ def test_a_few_step_generator_refuses_what_it_would_ignore(build, settings):
     ("call", "said"),
     [
         ({"prompt": []}, "no prompts"),
+        ({"prompt": "jazz", "seconds": 1e-5}, "1e-05 seconds are less than a sample"),
         ({"prompt": "jazz", "seconds": 40.0}, "at most 32, got 40"),
         ({"prompt": "jazz", "negative_prompt": "drums"}, "few-step generator has in its weights"),
     ],

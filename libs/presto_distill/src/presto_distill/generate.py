@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,8 @@ class GenerateOptions:
     solver: str | None = None
     """euler, heun (default), dpmpp_2m or dpmpp_2s, for models that are not few-step generators."""
     guidance_scale: float | None = None
-    """Of CFG++, 0 to 1, for models that are not few-step generators; default 0.8."""
+    """Of CFG++, 0 to 1, for models that are not few-step generators; default the model's
+    own, else 0.8."""
     negative_prompt: str | None = None
     """What guidance leads away from, for models that are not few-step generators."""
     rho: float = 7.0
@@ -126,6 +128,7 @@ def write_batch(pipeline: Pipeline, jobs: list[Job], options: GenerateOptions, g
     for number, job in enumerate(jobs):
         made, facts = make(pipeline, job, options, given)
         facts = {"out": str(job.out), **facts, "stage_seconds": made.stage_seconds}
+        path.parent.mkdir(exist_ok=True)  # clips may lie elsewhere
         with open(path, "a" if number else "w", encoding="utf-8") as lines:
             lines.write(json.dumps(facts, ensure_ascii=False) + "\n")
     print(f"{len(jobs)} clips; settings and times are in {path}")
@@ -166,11 +169,13 @@ def read_jobs(prompt: str, options: GenerateOptions, init: Tensor | None) -> Ite
         seconds = min(init.shape[1] / SAMPLE_RATE, MAX_SECONDS) if vary else SECONDS
     if options.batch is None:
         out = check_folder(check_kind(options.out or Path("out.wav")))
-        yield check_job(Job(prompt, options.bpm, seconds, options.seed, out), options)
+        yield check_job(Job(prompt, options.bpm, seconds, options.seed, out), options, init)
         return
     if prompt:
         raise ValueError(f"a prompt ({prompt!r}) and --batch {options.batch}: give one of them")
     folder, taken = batch_folder(options), set()
+    if (folder / LIST).resolve() == options.batch.resolve():
+        raise ValueError(f"{options.batch} would be overwritten by the list of clips: name it anew")
     for number, fields in read_lines(options.batch):
         try:
             job = Job(
@@ -180,10 +185,10 @@ def read_jobs(prompt: str, options: GenerateOptions, init: Tensor | None) -> Ite
                 fields.get("seed", options.seed + number - 1),
                 check_kind(folder / fields.get("out", f"{number:04d}.wav")),
             )
-            if job.out in taken:
+            if (place := normpath(job.out)) in taken:
                 raise ValueError(f"{job.out} is written twice")
-            taken.add(job.out)
-            yield check_job(job, options)
+            taken.add(place)
+            yield check_job(job, options, init)
         except ValueError as error:
             raise ValueError(f"{options.batch}, line {number}: {error}") from error
     if not taken:
@@ -210,7 +215,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, fields
 
 
-def check_job(job: Job, options: GenerateOptions) -> Job:
+def check_job(job: Job, options: GenerateOptions, init: Tensor | None) -> Job:
     """The job itself, or ValueError where no such clip can be made."""
     parse_prompt(job.prompt)
     if job.bpm is not None:
@@ -220,6 +225,9 @@ def check_job(job: Job, options: GenerateOptions) -> Job:
         raise ValueError(f"seed must be within 0..2^63 - 1, got {job.seed}")
     edit = {"strength": options.strength, "keep_seconds": options.keep_seconds}
     check_edit(options.init is not None, **edit, seconds=job.seconds)
+    needed = job.seconds if options.keep_seconds is None else options.keep_seconds
+    if init is not None and (has := init.shape[1] / SAMPLE_RATE) < needed:
+        raise ValueError(f"{options.init} of {has:g} s is shorter than the {needed:g} s asked for")
     return job
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
-from presto_models.denoiser import Cond, Hidden, Tap
+from presto_models.denoiser import Cond, Hidden, Tap, pass_on_facts
 from presto_models.edm import Precondition
 from presto_models.hooks import find_submodule, only_blocks, watch
 from presto_models.layer_schedule import Drop, kept_blocks
@@ -141,8 +141,7 @@ class FeatureTap(nn.Module):
         super().__init__()
         self.net, self.channels = net, channels
         self.paths = (paths,) if isinstance(paths, str) else tuple(paths)
-        self.guidance_interval = getattr(net, "guidance_interval", None)
-        self.guidance_scale = getattr(net, "guidance_scale", None)
+        pass_on_facts(self, net)
         for path in self.paths:
             find_submodule(net, path)
 
@@ -206,8 +205,7 @@ class DropBlocks(nn.Module):
         super().__init__()
         find_submodule(net, path, lists_only=True)
         self.net, self.path, self.drop, self.channels = net, path, drop, channels
-        self.guidance_interval = getattr(net, "guidance_interval", None)
-        self.guidance_scale = getattr(net, "guidance_scale", None)
+        pass_on_facts(self, net)
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential:

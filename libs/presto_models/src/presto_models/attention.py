@@ -66,11 +66,13 @@ def rotary_table(
 ) -> Float[Tensor, "n e"]:
     """cos and sin, side by side, of the rotation angles for positions 0..n-1 (Su et al. 2021).
 
-    Kept for the lengths last used, unless tensors are stand-ins for others (tracing, counting):
-    compiled code makes its own, so that nothing that is kept lies in the memory of a CUDA graph.
+    Kept for the lengths last used, unless tensors are stand-ins for others (tracing, counting).
+    Compiled code and CUDA graphs make their own: neither may hold what is dropped here, nor lie
+    in what is kept here.
     """
     stand_in = torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
-    make = _rotary_table.__wrapped__ if stand_in else _rotary_table
+    recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    make = _rotary_table.__wrapped__ if stand_in or recording else _rotary_table
     return make(n, head_width, device, dtype, base)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from presto_models.denoiser import Cond, prepare
+from presto_models.denoiser import Cond, pass_on_facts, prepare
 
 
 def compile_blocks(network: nn.Module, **options) -> None:
@@ -42,9 +42,7 @@ class Compiled(nn.Module):
         super().__init__()
         compile_blocks(denoiser, mode=mode)
         self.denoiser = denoiser
-        # What pipelines ask of a denoiser.
-        for fact in ("depth", "guidance_interval", "guidance_scale"):
-            setattr(self, fact, getattr(denoiser, fact, None))
+        pass_on_facts(self, denoiser)
         self.run, self.prepare_once = Recorded(denoiser), Recorded(partial(prepare, denoiser))
 
     @torch.inference_mode()

@@ -133,7 +133,8 @@ class Metadata(nn.Module):
         for name, built in (("key", self.key), ("timing", self.total), ("tags", self.tags)):
             if told[name] is not None and built is None:
                 raise ValueError(
-                    f"{name} is stated to a network built without: see DiTConfig.{name}"
+                    f"{name} is stated to a network that was built without (DiTConfig.{name}): "
+                    "leave it out"
                 )
         unstated = vector.new_zeros(vector.shape[0])  # not len(vector): exporters would fix it
         if self.key is not None:

@@ -57,6 +57,13 @@ class BudgetDenoiser(Protocol):
     ) -> Float[Tensor, "b c *t"]: ...
 
 
+def pass_on_facts(wrapper: Any, D: Any) -> None:
+    """Give a wrapper of D what pipelines ask of a denoiser, None where D does not say."""
+    for fact in ("depth", "guidance_interval", "guidance_scale"):
+        if not hasattr(wrapper, fact):
+            setattr(wrapper, fact, getattr(D, fact, None))
+
+
 def prepare(D: Any, cond: Cond) -> Cond:
     """The condition with all that D can compute of it before it sees any noise.
 

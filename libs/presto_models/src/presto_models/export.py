@@ -8,6 +8,7 @@ retrieval turns the magnitudes into sound.
 """
 
 import importlib.util
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -138,5 +139,9 @@ def _export(
     onnx = torch.onnx.export(
         program, (), dynamo=True, input_names=names[0], output_names=names[1], verbose=False
     )
-    write_atomic(path, onnx.save)
+    # Of more than 1.5 GiB, weights lie in a file beside it, which is put in place first.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        onnx.save(Path(folder) / path.name)
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+            file.replace(path.parent / file.name)
     return path

@@ -6,14 +6,14 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch.utils.flop_counter import FlopCounterMode
 
 from presto_models.conditioning import Condition
 from presto_models.dit import DiT, DiTConfig, PrestoDenoiser, PrestoDenoiserConfig
 from presto_models.edm import SIGMA_MAX
 from presto_models.sampling import GUIDANCE_SCALES
-from presto_models.snapshot import SnapshotError, find_snapshot, from_dict, read_header
+from presto_models.snapshot import BUNDLED, SnapshotError, find_snapshot, from_dict, read_header
 
 FRAMES, TOKENS = 216, 16  # 10 s of the bundled codec's latents; the words of a longer prompt
 
@@ -53,12 +53,15 @@ def step_flops(dit: DiTConfig, budget: int, *, frames: int = FRAMES, tokens: int
 def _part(folder: Path, licence: str) -> list[str]:
     """One snapshot; statistics that are stored beside its parameters count among them."""
     header = read_header(folder)
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    try:
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise SnapshotError(f"cannot read the snapshot in {folder}: {error}") from error
     size = sum(map(math.prod, shapes))
     card_file = folder / "card.json"
     card = json.loads(card_file.read_text()) if card_file.exists() else {}
-    bundled = folder.is_relative_to(find_snapshot("presto-small").parent)
+    bundled = folder.resolve().is_relative_to(BUNDLED.resolve())
     licence = card.get("licence", licence if bundled else "not stated")
     lines = [f"{folder.name}: {header['class']}, {size:,} parameters, licence {licence}"]
     if header["class"] == PrestoDenoiser.__name__:

@@ -6,13 +6,13 @@ differ in which blocks stay: ASE drops the last ones, Presto-L keeps the last bl
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from presto_models.denoiser import BudgetDenoiser, Cond, Hidden, Tap, prepare
+from presto_models.denoiser import BudgetDenoiser, Cond, Hidden, Tap, pass_on_facts, prepare
 from presto_models.edm import LogNormal, SigmaLaw
 
 Drop = Literal["shifted", "tail"]
@@ -26,6 +26,8 @@ def kept_blocks(budget: int, depth: int, drop: Drop = "shifted") -> list[int]:
     """
     if not 1 <= budget <= depth:
         raise ValueError(f"budget must be within 1..{depth} blocks, got {budget}")
+    if drop not in get_args(Drop):
+        raise ValueError(f"no way to drop {drop!r}: choose {', '.join(get_args(Drop))}")
     if drop == "tail":
         return list(range(budget))
     return [*range(budget - 1), depth - 1]
@@ -93,6 +95,7 @@ class ScheduledDenoiser(nn.Module):
         super().__init__()
         self.denoiser = denoiser
         self.schedule = schedule
+        pass_on_facts(self, denoiser)
 
     def forward(
         self,

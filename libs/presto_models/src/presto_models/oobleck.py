@@ -87,8 +87,12 @@ class Oobleck(Snapshot, nn.Module):
         codec = cls(OobleckConfig(**shape))
         codec.vae.load_state_dict(vae.state_dict())
         if compile:
-            codec.vae.decoder.compile(dynamic=True)
+            codec.compile()
         return codec.to(device).eval()
+
+    def compile(self) -> None:
+        """Compile the decoder, at its first call."""
+        self.vae.decoder.compile(dynamic=True)
 
     def encode(
         self, audio: Float[Tensor, "b *ch s"], *, generator: torch.Generator | None = None

@@ -51,7 +51,7 @@ def initial_phase(
     return torch.cat(phasors, 1)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.cache  # for good: a CUDA graph that reads it may be replayed at any time
 def fixed_noise(bins: int, resolved: int, device: torch.device) -> Complex[Tensor, "n k"]:
     """Unit phasors at random, the same for every clip, of the bins from `resolved` on. They begin
     anew after NOISE frames. Drawn once: it takes a CPU longer than a GPU takes to decode a clip."""

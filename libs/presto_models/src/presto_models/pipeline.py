@@ -62,6 +62,8 @@ class Pipeline:
         variant: str | None = None,
         stereo: nn.Module | None = None,
     ):
+        if autoencoder is not None and autoencoder.audio_channels != 1:
+            raise ValueError("a pipeline's codec is mono: `stereo` makes the second channel")
         self.denoiser, self.autoencoder, self.text_encoder = denoiser, autoencoder, text_encoder
         self.few_step, self.stereo = few_step, stereo
         self.variant = variant or ("steps" if few_step else "base")
@@ -84,7 +86,8 @@ class Pipeline:
         folder = find_snapshot(name_or_path)
         held = [name for name in VARIANTS if (folder / name / "config.json").exists()]
         if not held:
-            raise SnapshotError(f"{folder} holds no denoiser: it needs one of {VARIANTS}")
+            wanted = ", ".join(VARIANTS)
+            raise SnapshotError(f"{folder.resolve()} holds no denoiser: it needs one of {wanted}")
         variant = held[0] if variant is None else variant
         if variant not in held:
             raise ValueError(f"no variant {variant!r} in {folder.name}: it holds {', '.join(held)}")
@@ -169,6 +172,8 @@ class Pipeline:
         """
         codec = self.autoencoder
         samples = round(check_seconds(seconds) * codec.sample_rate)
+        if samples < 1:
+            raise ValueError(f"{seconds:g} seconds are less than a sample")
         sampling = self._resolved(replace(sampling, **settings))
         self._check(sampling, negative_prompt, stereo)
         edited = {"strength": strength, "keep_seconds": keep_seconds}
@@ -188,7 +193,7 @@ class Pipeline:
             edit = self._edit(init_audio, shape, samples=samples, **edited)
             watch.lap("encode")
 
-        with autocast(self.device, precision):
+        with autocast(self.device, self._precision(precision)):
             steps = self.denoise(shape, cond, seeds=rng, sampling=sampling, null=null, edit=edit)
             for step in _with_bar(steps, sampling.steps) if progress else steps:
                 if callback is not None:
@@ -204,10 +209,11 @@ class Pipeline:
 
         facts = {"negative_prompt": negative_prompt, "seconds": seconds, "variant": self.variant}
         facts |= sampling.in_force() | edited | ({"width": width} if stereo else {})
-        clips = zip(prompts, cond.tempo.tolist(), rng, strict=True)
+        # Nobody knows how far along a caller's generator was.
+        seeds = [source.initial_seed() if generator is None else None for source in rng]
         metadata = tuple(
-            {"prompt": words, "bpm": tempo or None, "seed": source.initial_seed(), **facts}
-            for words, tempo, source in clips
+            {"prompt": words, "bpm": bpm or parse_prompt(words).tempo, "seed": seed, **facts}
+            for words, seed in zip(prompts, seeds, strict=True)
         )
         return Output(audio, step.x, codec.sample_rate, watch.seconds, metadata)
 
@@ -250,6 +256,11 @@ class Pipeline:
     def _resolved(self, sampling: Sampling) -> Sampling:
         return sampling.resolved(self.denoiser, few_step=self.few_step)
 
+    def _precision(self, precision: Precision) -> Precision:
+        """As asked; but autocast has no bfloat16 for a network in float16, which needs none."""
+        half = next(self.denoiser.parameters()).dtype == torch.float16
+        return "float32" if half and precision == "auto" else precision
+
     def _check(self, sampling: Sampling, negative_prompt: str | None, stereo: bool) -> None:
         """Refuse what this pipeline's parts cannot do, before any of them runs."""
         if self.few_step and negative_prompt is not None:
@@ -278,11 +289,16 @@ class Pipeline:
     ) -> Edit:
         """The clip to vary, or the whole latent frames of it to keep."""
         codec, (batch, _, frames) = self.autoencoder, shape
+        if audio.ndim != 2 or len(audio) not in (1, batch) or not audio.is_floating_point():
+            size = f"[1, samples] or [{batch}, samples]"
+            raise ValueError(
+                f"init_audio must be floats {size}, got {audio.dtype} {[*audio.shape]}"
+            )
         needed = round(keep_seconds * codec.sample_rate) if strength is None else samples
         if audio.shape[1] < needed:
             has, wants = audio.shape[1] / codec.sample_rate, needed / codec.sample_rate
             raise ValueError(f"init_audio of {has:g} s is shorter than the {wants:g} s asked for")
-        latent = codec.encode(audio[:, :samples].to(self.device)).expand(batch, -1, -1)
+        latent = codec.encode(audio[:, :samples].float().to(self.device)).expand(batch, -1, -1)
         if strength is not None:
             return variation(latent, strength=strength)
         return continuation(latent[..., : needed // codec.hop_length], frames=frames)

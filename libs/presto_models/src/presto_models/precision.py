@@ -1,6 +1,6 @@
 """Which precision a device is fast in."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -12,6 +12,8 @@ def autocast(device: torch.device, precision: Precision = "auto") -> torch.autoc
 
     "auto" takes bfloat16 on CUDA and on CPUs with instructions for it, float32 elsewhere.
     """
+    if precision not in get_args(Precision):
+        raise ValueError(f"no precision {precision!r}: choose {', '.join(get_args(Precision))}")
     wanted = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -53,13 +54,13 @@ def randn(shape: Sequence[int], rng: Rng, device: torch.device | str = "cpu") ->
 
 def generators(seeds: Seeds, n: int) -> list[torch.Generator]:
     """A generator for each of n samples: from seeds counted on from one, or from one for each."""
-    if isinstance(seeds, int):
-        seeds = range(seeds, seeds + n)
+    if isinstance(seeds, Integral):
+        seeds = range(int(seeds), int(seeds) + n)
     seeds = [seeds] if isinstance(seeds, torch.Generator) else list(seeds)
     if len(seeds) != n:
         raise ValueError(f"{n} samples need as many seeds or generators, got {len(seeds)}")
     return [
-        seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(int(seed))
         for seed in seeds
     ]
 

@@ -1,5 +1,6 @@
 """How a pipeline samples: one frozen record of settings, checked when it is made."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
@@ -56,6 +57,8 @@ class Sampling:
             raise ValueError(f"budget must be at least 1 block, got {self.budget}")
         if self.guidance not in GUIDANCE_SCALES:
             raise ValueError(f"no guidance {self.guidance!r}: choose cfg++ or cfg")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale:g}")
         if self.churn and self.solver not in (None, heun.__name__):
             raise ValueError(f"churn is a part of heun, not of {self.solver}")
         # Whoever uses a setting knows its range: let them say so now.
@@ -85,7 +88,9 @@ class Sampling:
         guided_D = (cfg_pp if self.guidance == "cfg++" else guided)(D, self._scale(D), null)
         if self.guidance_interval is None:
             return guided_D
-        return guided_within(self.guidance_interval, guided_D, D)
+        low, high = self.guidance_interval
+        high = math.inf if high >= SIGMA_MAX else high  # churn rises above it
+        return guided_within((low, high), guided_D, D)
 
     def in_force(self) -> dict[str, Any]:
         """The resolved settings by name, without those that a few-step generator has no use for."""

@@ -15,6 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+BUNDLED = Path(str(resources.files("presto_models") / "pretrained"))
+
 
 class SnapshotError(ValueError):
     """A snapshot that is missing, incomplete, not finite or of another kind."""
@@ -55,8 +57,8 @@ class Snapshot:
             state = load_file(folder / "model.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
             raise SnapshotError(f"cannot read the snapshot in {folder}: {error}") from error
-        if header.get("class") != cls.__name__:
-            raise SnapshotError(f"{folder} holds a {header.get('class')}, not a {cls.__name__}")
+        if header["class"] != cls.__name__:
+            raise SnapshotError(f"{folder} holds a {header['class']}, not a {cls.__name__}")
         try:
             kind = typing.get_type_hints(cls.__init__)["config"]
             model = cls(from_dict(kind, header["config"]))
@@ -84,12 +86,11 @@ class Snapshot:
 
 def find_snapshot(name_or_path: str | Path) -> Path:
     """The folder of a snapshot: a local path, or the name of one bundled with this package."""
-    bundled = Path(str(resources.files("presto_models") / "pretrained"))
-    for folder in (Path(name_or_path), bundled / str(name_or_path)):
+    for folder in (Path(name_or_path), BUNDLED / str(name_or_path)):
         if folder.is_dir():
             return folder
     names = sorted(
-        path.parent.relative_to(bundled).as_posix() for path in bundled.rglob("config.json")
+        path.parent.relative_to(BUNDLED).as_posix() for path in BUNDLED.rglob("config.json")
     )
     raise SnapshotError(
         f"no folder {name_or_path!s} and no bundled model of that name: {_some(names)}"
@@ -97,11 +98,14 @@ def find_snapshot(name_or_path: str | Path) -> Path:
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """What config.json says; SnapshotError where a newer library than this one wrote it."""
+    """What config.json says; SnapshotError where it is of something else, or of a newer library
+    than this one."""
     try:
         header = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise SnapshotError(f"cannot read the snapshot in {folder}: {error}") from error
+    if not isinstance(header, dict) or not {"class", "config"} <= header.keys():
+        raise SnapshotError(f"{folder} holds no snapshot: config.json names no class and config")
     here, there = metadata.version("presto-models"), header.get("presto_models", "0")
     if _release(there) > _release(here):
         raise SnapshotError(

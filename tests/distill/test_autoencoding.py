@@ -13,6 +13,7 @@ from presto_distill.objectives.autoencoding import (
     AdversarialConfig,
     AdversarialDecoding,
     Autoencoding,
+    Decoding,
 )
 from presto_distill.spectrogram_critic import SpectrogramCritic, critic_loss, generator_losses
 from presto_models import Autoencoder
@@ -25,6 +26,14 @@ def test_the_autoencoding_loss_is_finite_and_reaches_every_weight():
     assert all(term.isfinite() for term in terms.values())
     for name, weight in codec.named_parameters():
         assert weight.grad is not None and weight.grad.isfinite().all(), name
+
+
+def test_the_encoder_gathers_no_gradients_while_the_decoder_learns():
+    codec = Autoencoder()
+    terms = Decoding(codec).loss(Batch(torch.randn(1, 32, codec.bands)), torch.Generator())
+    sum(terms.values()).backward()
+    assert all(weight.grad is None for weight in codec.encoder.parameters())
+    assert all(weight.grad is not None for weight in codec.decoder.parameters())
 
 
 def test_the_decoder_is_trained_against_a_critic_each_in_its_turn_and_the_encoder_never():

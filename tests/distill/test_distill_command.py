@@ -18,17 +18,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from presto_data.encode import claimed
 from presto_distill import checkpoint, distill, presets
 from presto_distill.cli import RunOptions
 from presto_distill.distributed import World
 from presto_distill.fit import Stopped, fit
 from presto_distill.logs import Table
+from presto_distill.methods import chosen_schedule
 from presto_distill.objective import Batch
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.settings import with_pairs
 from presto_distill.trainer import Diverged, TrainConfig, Trainer
 from presto_models import DiTConfig, PrestoDenoiser, PrestoDenoiserConfig, TextEncoder
+from presto_models.edm import LogNormal
 from presto_models.samplers import few_step_sigmas, multistep, sample
+from presto_models.sizes import micro
 from presto_models.snapshot import find_snapshot
 
 STEPS, KILLS = 5, 10
@@ -313,7 +317,7 @@ def test_a_run_leaves_a_student_its_records_and_its_health(command, tmp_path):
     assert command("steps", out, "critic_updates=1", "train.steps=2", tensorboard=True) == 0
     names = {path.name for path in out.iterdir()}
     kept = {"config.json", "checkpoint.pt", "records.csv", "health.csv", "health.png"}
-    assert names == {*kept, "student", "tensorboard"}
+    assert names == {*kept, "student", "tensorboard", "lock"}
     assert PrestoDenoiser.from_pretrained(out / "student").config.few_step
     records = Table(out / "records.csv", step=2).read()
     assert [row["step"] for row in records] == [1, 2] and {"dsm", "dm"} <= records[0].keys()
@@ -339,6 +343,26 @@ def test_a_baselines_student_is_the_denoiser_that_was_trained(method, command, d
     with torch.no_grad():
         clean = sample(multistep(student, noise, few_step_sigmas(2), rng=rng))
     assert clean.isfinite().all() and clean.shape == noise.shape
+
+
+def test_a_consistency_student_that_starts_from_another_has_its_boundary_once(command, tmp_path):
+    assert command("consistency", tmp_path / "first", "train.steps=1") == 0
+    start = tmp_path / "first" / "student"
+    again = tmp_path / "again"
+    assert command("consistency", again, "train.steps=1", "train.lr=0", start=start) == 0
+    before, after = (PrestoDenoiser.from_pretrained(at) for at in (start, again / "student"))
+    assert after.config == before.config and after.config.boundary
+    same = zip(before.parameters(), after.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+
+
+def test_the_default_schedule_follows_the_noise_that_is_trained_on():
+    settings = distill.METHODS["layers"].settings(presets.quick(), False)
+    settings = with_pairs(settings, ["p_train.P_mean=0.4"])
+    student = PrestoDenoiser(PrestoDenoiserConfig(micro()))
+    schedule = chosen_schedule(student, settings, settings.objective.p_train)
+    inner = torch.arange(1, 5, dtype=torch.float64) / 5
+    assert schedule.edges == tuple(LogNormal(P_mean=0.4).quantile(inner).tolist())
 
 
 def test_a_missing_tensorboard_names_its_extra_before_anything_is_written(
@@ -397,6 +421,13 @@ def test_a_stopped_run_resumes_to_the_same_student_and_no_other_config_does(comm
         command("steps", out, *pairs)
     with pytest.raises(ValueError, match=r"objective.critic_updates 1 -> 2, train.lr.generator 0"):
         command("steps", out, "critic_updates=2", "train.lr=generator:1,critic:0.0003", resume=True)
+    with pytest.raises(ValueError, match=r"to 2 steps: it is a run of 3"):
+        command("steps", out, "critic_updates=1", "train.steps=2", resume=True)
+    with (
+        claimed(out / "lock"),
+        pytest.raises(ValueError, match=f"another process is training in {out}"),
+    ):
+        command("steps", out, *pairs, resume=True)
     with pytest.raises(ValueError, match=r"nothing to resume: .*nowhere holds no config.json"):
         command("steps", tmp_path / "nowhere", resume=True)
 
@@ -472,6 +503,8 @@ def test_settings_reach_fields_of_every_type():
             settings, **{part: replace(getattr(settings, part), **{name: value})}
         )
     assert with_pairs(settings, ["p_gen.rho=9"]).objective.p_gen.rho == 9.0
+    both = with_pairs(settings, ["train.micro_batches=8", "train.batch=16"])  # 8 and 12 do not fit
+    assert (both.train.micro_batches, both.train.batch) == (8, 16)
     assert with_pairs(settings, []) == settings
 
 

@@ -175,6 +175,7 @@ def presto(folders, tmp_path, monkeypatch, capsys):
         write_prompts(tmp_path / f"{name}.csv", [row])
     rows = [{"file": f"{i}.wav", "bpm": "120"} for i in range(8)]
     write_prompts(tmp_path / "bpm.csv", rows)
+    write_prompts(tmp_path / "twice.csv", [rows[0], rows[1], rows[0]])
     write(tmp_path / "few", {f"{i}.wav": noise(i) for i in range(3)})
     (tmp_path / "empty").mkdir()
 
@@ -206,6 +207,7 @@ def presto(folders, tmp_path, monkeypatch, capsys):
         ("made --prompts tempo.csv", "tempo.csv, row 2: could not convert"),
         ("made --prompts zero.csv", "zero.csv, row 2: 0.0 is no tempo"),
         ("made --prompts dorian.csv", "dorian.csv, row 2: 'C dorian' is no key"),
+        ("made --prompts twice.csv", "twice.csv, row 4: a second row for 0.wav"),
         ("made --prompts short.csv", "no row for the file 1.wav"),
         ("made --prompts bpm.csv", "tempo needs clips of at least 4 s, got --seconds 1"),
     ],
@@ -226,6 +228,9 @@ def test_paired_folders_of_other_counts_or_lengths_are_refused(presto, folders, 
     write(tmp_path / "real", {"6.wav": noise(6, seconds=2.0)})
     code, _, error = presto(*pair)
     assert code == 2 and "paired clips differ: 7.wav at 0 s, 6.wav at 1 s" in error
+    write(tmp_path / "real", {"6.wav": 0 * noise(6), "7.wav": noise(7)})
+    code, _, error = presto(*pair)
+    assert code == 2 and "paired folders must be whole, but 6.wav cannot be used" in error
 
 
 def test_the_command_prints_a_table_and_writes_it_as_json(presto, tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -162,5 +163,19 @@ def test_a_folder_of_recordings_that_is_too_small_says_so(model, tmp_path):
     import soundfile
 
     soundfile.write(tmp_path / "one.wav", 0.1 * torch.randn(44_100 * 4).numpy(), 44_100)
-    with pytest.raises(ValueError, match="1 excerpts of 3 s: at least 12"):
+    with pytest.raises(ValueError, match="1 excerpts of 3 s: at least 26"):
         _ = Lab.open(smoke(), out=tmp_path / "out", audio=tmp_path, model=model).source
+
+
+def test_other_recordings_of_the_same_name_and_number_are_other_data(model, tmp_path):
+    import soundfile
+
+    audio, sources = tmp_path / "audio", []
+    audio.mkdir()
+    for level in (0.1, 0.2):
+        sound = level * np.random.default_rng(0).standard_normal((44_100 * 80, 1))
+        soundfile.write(audio / "one.wav", sound, 44_100)
+        lab = Lab.open(smoke(), out=tmp_path / "out", audio=audio, model=model)
+        sources.append(lab.source)
+    assert all(source.startswith("27 excerpts of 3 s from audio (") for source in sources)
+    assert sources[0] != sources[1]

@@ -188,6 +188,17 @@ def test_what_is_compared_is_a_choice(objective, batch, compare):
     torch.testing.assert_close(term, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_compared_outputs_are_weighed_by_the_models_own_sigma_data(objective, batch):
+    how = {"condition_dropout": 0.0, "compare": "output", "nu": 1.0}
+    terms = [
+        objective(HALF, **how, p_train=Discrete((2.0,)), sigma_data=data).loss(batch, rng(3))
+        for data in (0.5, 1.0)
+    ]
+    weights = [(2.0**2 + data**2) / (2.0 * data) ** 2 for data in (0.5, 1.0)]
+    ratio = terms[0]["self_teacher"] / terms[1]["self_teacher"]
+    torch.testing.assert_close(ratio, torch.tensor(weights[0] / weights[1]))
+
+
 @pytest.mark.parametrize("teacher", ["ema", "base"])
 def test_another_teacher_teaches_and_never_learns(objective, tiny_denoiser, batch, teacher):
     objective = objective(HALF, condition_dropout=0.0, teacher=teacher)

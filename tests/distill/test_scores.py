@@ -44,6 +44,11 @@ def test_evaluate_with_stored_statistics_agrees_where_no_single_sample_is_needed
     assert full.frechet_infinity.value == frechet_infinity(x, y, seed=0).distance.item()
 
 
+def test_a_resample_of_one_clip_alone_has_no_pairs_and_does_not_count():
+    scores = evaluate(normal(6, 4), normal(8, 4, seed=1), seed=28, embedder="toy", bootstrap=100)
+    assert scores.mmd.low < scores.mmd.value < scores.mmd.high
+
+
 def test_mean_scores_resample_like_evaluate():
     x, text = normal(20, 3), normal(20, 3, seed=1)
     scores = evaluate(x, x, text=text, seed=4, embedder="e", bootstrap=20)

@@ -3,12 +3,14 @@
 import functools
 import itertools
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
-from presto_distill.objective import Batch, Turn
+from presto_distill.objective import Batch, Turn, check_choices
 from presto_distill.objectives.presto_s import PrestoS
 from presto_distill.trainer import Diverged, TrainConfig, Trainer
 from presto_models.conditioning import null_condition
@@ -143,6 +145,40 @@ def test_a_changed_config_is_refused_and_more_steps_are_not():
     with pytest.raises(ValueError, match=r"another config: .*lr.*0\.0001 -> 0\.0003"):
         other.load_state_dict(trainer.state_dict())
     assert other.step == 0
+
+
+def test_under_a_cosine_more_steps_are_another_run():
+    def trainer(steps: int) -> Trainer:
+        return Trainer(TwoPlayers(), TrainConfig(steps=steps, decay="cosine"))
+
+    with pytest.raises(ValueError, match=r"another config: .*steps.*1 -> 9"):
+        trainer(9).load_state_dict(trainer(1).state_dict())
+
+
+def test_dropout_of_a_network_goes_on_as_if_nothing_had_stopped():
+    class Dropped(TwoPlayers):
+        def _loss(self, name):
+            loss = super()._loss(name)
+
+            def dropped(batch, rng):
+                terms = loss(batch, rng)
+                return {
+                    **terms,
+                    "mask": terms["offset"] + torch.dropout(torch.ones(8), 0.5, True)[0],
+                }
+
+            return dropped
+
+    def masks(trainer: Trainer) -> list[float]:
+        return [record.losses["mask"] for record in trainer.run(numbers)]
+
+    first = Trainer(Dropped(), TrainConfig(steps=3))
+    begun = masks(first)
+    resumed = Trainer(Dropped(), TrainConfig(steps=6))
+    resumed.load_state_dict(first.state_dict())
+    torch.manual_seed(5)
+    assert begun + masks(resumed) == masks(Trainer(Dropped(), TrainConfig(steps=6)))
+    assert len(set(begun)) > 1
 
 
 # --- turns ---------------------------------------------------------------------------------------
@@ -397,6 +433,23 @@ def test_networks_that_are_not_finite_are_refused_before_training(value, reason,
     setattr(objective, role, {**getattr(objective, role, {}), "leader": broken})
     with pytest.raises(ValueError, match=reason):
         Trainer(objective, TrainConfig(steps=1))
+
+
+def test_players_in_half_precision_are_refused():
+    objective = TwoPlayers()
+    objective.players["leader"].bfloat16()
+    with pytest.raises(ValueError, match=r"leader has weights in torch.bfloat16.*float\(\)"):
+        Trainer(objective, TrainConfig(steps=1))
+
+
+def test_a_word_that_is_no_choice_is_refused():
+    @dataclass(frozen=True)
+    class Config:
+        decay: Literal["constant", "cosine"] = "constant"
+
+    check_choices(Config("cosine"))
+    with pytest.raises(ValueError, match="decay must be one of constant, cosine, got 'linear'"):
+        check_choices(Config("linear"))
 
 
 def test_a_player_without_a_learning_rate_is_refused():

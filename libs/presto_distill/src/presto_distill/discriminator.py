@@ -25,6 +25,11 @@ class DiscriminatorHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "b n d"]) -> Float[Tensor, "b m"]:
         h = hidden.transpose(1, 2)
+        if (tokens := h.shape[2]) < (least := 2 ** len(self.layers)):
+            raise ValueError(
+                f"{tokens} tokens are too few for a head that halves time {len(self.layers)} "
+                f"times: it needs {least}, or fewer layers (head_layers)"
+            )
         for layer, norm in zip(self.layers, self.norms, strict=True):
             h = F.silu(norm(layer(h)))
         score = self.score(h).squeeze(1).float()  # losses are float32 under autocast too

@@ -6,11 +6,13 @@ OUT/records.csv       losses and gradient norms of each step
 OUT/health.csv, .png  what losses do not tell; see presto_distill.health
 OUT/tensorboard       both, if asked for
 OUT/student           the result, a snapshot
+OUT/lock              held by the process that trains
 """
 
 import importlib.util
 import json
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from presto_data.encode import claimed
 from presto_distill.cli import RunOptions
 from presto_distill.distributed import World
 from presto_distill.distributed import start as start_processes
@@ -28,7 +31,7 @@ from presto_distill.fit import fit
 from presto_distill.health import PROBED, probe
 from presto_distill.logs import Row, check_tensorboard
 from presto_distill.methods import METHODS, Plan
-from presto_distill.presets import Preset
+from presto_distill.presets import Preset, Stage
 from presto_distill.presets import preset as find_preset
 from presto_distill.settings import Settings, differences, plain, with_pairs
 from presto_distill.streams import conditioned
@@ -48,9 +51,13 @@ def run(method: str, options: RunOptions) -> int:
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    if options.seed < 0:
+        raise ValueError(f"seed must not be negative, got {options.seed}")
     if options.health is not None and options.health < 1:
         raise ValueError(f"health must be at least 1 step, got {options.health}")
     preset, world = find_preset(options.preset), start_processes(options.strategy)
+    if options.dry_run and world.size > 1:
+        raise ValueError("a dry run is of one process: leave out torchrun")
     settings = METHODS[method].settings(preset, options.start is not None)
     settings = replace(settings, train=replace(settings.train, seed=options.seed))
     settings = with_pairs(settings, [pair for pairs in options.settings for pair in pairs])
@@ -72,7 +79,7 @@ def run(method: str, options: RunOptions) -> int:
     data = options.data or Path("runs") / name
     lab, plan, config = prepare(method, settings, preset, data, options, world)
     if options.resume:
-        check_same(config, out)
+        check_same(config, out, settings.train)
     train(lab, plan, settings, config, out, options, world)
     return 0
 
@@ -119,10 +126,26 @@ def train(
     world: World,
 ) -> None:
     """Start or resume the run in `out`, and leave its student there."""
-    objective, cfg = plan.make(), settings.train
-    trainer = Trainer(objective, cfg, lab.device, parallel=world)
+    trainer = Trainer(plan.make(), settings.train, lab.device, parallel=world)
     if world.leads:  # only now, after all that may be wrong with the input
         out.mkdir(parents=True, exist_ok=True)
+    with claimed(out / "lock") if world.leads else nullcontext(True) as ours:
+        if not ours:
+            raise ValueError(f"another process is training in {out}")
+        _train(trainer, plan, lab, config, out, options)
+
+
+def _train(
+    trainer: Trainer,
+    plan: Plan,
+    lab: Lab,
+    config: dict[str, Any],
+    out: Path,
+    options: RunOptions,
+) -> None:
+    """The run itself, by the only process group that works in `out`."""
+    objective, cfg, world = trainer.objective, trainer.cfg, trainer.parallel
+    if world.leads:
         text = json.dumps(config, indent=2) + "\n"
         write_atomic(out / "config.json", lambda path: path.write_text(text))
 
@@ -164,12 +187,15 @@ def check_folder(out: Path, *, resume: bool) -> None:
         raise ValueError(f"nothing to resume: {out} holds no config.json")
 
 
-def check_same(config: dict[str, Any], out: Path) -> None:
-    """ValueError with the differences unless the run in `out` has this config."""
+def check_same(config: dict[str, Any], out: Path, train: Stage) -> None:
+    """ValueError with the differences unless the run in `out` has this config, but for what the
+    trainer allows to change."""
     before = json.loads((out / "config.json").read_text())
-    # More steps make no other run: the trainer goes on to them.
-    if changes := differences(before, config, ignore="train.steps"):
+    ignore = tuple(f"train.{name}" for name in train.free)
+    if changes := differences(before, config, ignore=ignore):
         raise ValueError(f"cannot resume {out} under another config: {changes}")
+    if train.steps < (known := before["train"]["steps"]):
+        raise ValueError(f"cannot resume {out} to {train.steps} steps: it is a run of {known}")
 
 
 def check_latents(denoiser: nn.Module, lab: Lab) -> None:

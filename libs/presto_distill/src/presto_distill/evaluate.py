@@ -247,6 +247,8 @@ def read_prompts(path: Path) -> dict[str, Asked]:
                 parse_key(cells["key"])
         except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from None
+        if cells["file"] in asked:
+            raise ValueError(f"{path}, row {number}: a second row for {cells['file']}")
         asked[cells["file"]] = Asked(cells["prompt"], bpm, cells["key"])
     return asked
 
@@ -264,6 +266,9 @@ def wishes_of(corpus: FileCorpus, asked: dict[str, Asked]) -> list[Asked]:
 
 def check_pairs(generated: FileCorpus, reference: FileCorpus) -> None:
     """ValueError unless clip i of one can belong to clip i of the other."""
+    if problems := [*generated.problems, *reference.problems]:
+        name, reason = problems[0]
+        raise ValueError(f"paired folders must be whole, but {name} cannot be used: {reason}")
     counts = len(generated), len(reference)
     if counts[0] != counts[1]:
         raise ValueError(f"paired folders differ: {counts[0]} clips generated, {counts[1]} given")

@@ -41,6 +41,8 @@ from presto_models.precision import autocast
 from presto_models.samplers import sample
 from presto_models.snapshot import find_snapshot, write_atomic
 
+EXCERPTS = 26  # of recordings at least: a fifth of them are held out, and scores need six
+
 
 @dataclass(frozen=True)
 class Run:
@@ -117,12 +119,15 @@ class Lab:
             held_out = synthetic_corpus(self.preset.held_out, seed=seed + 1000, seconds=seconds)
             source = f"rendered music, songs {seed} (training) and {seed + 1000} (held out)"
             return train, self._encode(held_out), source
-        both = self._encode(folder_corpus(self.audio, seconds=seconds))
-        if len(both) < 12:
+        corpus = folder_corpus(self.audio, seconds=seconds)
+        both = self._encode(corpus)
+        if len(both) < EXCERPTS:
             raise ValueError(
-                f"{self.audio} holds {len(both)} excerpts of {seconds:g} s: at least 12 are needed"
+                f"{self.audio} holds {len(both)} excerpts of {seconds:g} s: "
+                f"at least {EXCERPTS} are needed"
             )
-        source = f"{len(both)} excerpts of {seconds:g} s from {self.audio.name}"
+        digest = hashlib.sha256(json.dumps(corpus.key).encode()).hexdigest()[:8]
+        source = f"{len(both)} excerpts of {seconds:g} s from {self.audio.name} ({digest})"
         # Every fifth excerpt, so that the held-out ones come from all recordings.
         rows = torch.arange(len(both))
         return both[rows[rows % 5 != 0]], both[rows[rows % 5 == 0]], source

@@ -115,6 +115,9 @@ def ase(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
 def consistency(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
     """Consistency distillation; the student is kept with its boundary condition."""
     teacher, cfg = lab.teacher, settings.objective
+    if start and start.config.boundary:  # which the consistency function has, too
+        weights, start = start.state_dict(), PrestoDenoiser(replace(start.config, boundary=0.0))
+        start.load_state_dict(weights)
     return Plan(
         lambda: ConsistencyDistillation(teacher, null_condition, cfg, student=start),
         "student",
@@ -240,4 +243,4 @@ def chosen_schedule(student: PrestoDenoiser, settings: Settings, law: SigmaLaw) 
     """The schedule of `blocks.budgets`, or else the student's own, or Presto-L's default."""
     if settings.blocks.budgets:
         return quantile_schedule(settings.blocks.budgets, law).within(student.depth)
-    return student.config.schedule or presto_schedule(student.depth)
+    return student.config.schedule or presto_schedule(student.depth, law)

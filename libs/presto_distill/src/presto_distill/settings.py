@@ -52,6 +52,7 @@ def with_pairs(settings: Settings, pairs: Iterable[str]) -> Settings:
 
     Dots lead on into a field: train.steps=100, p_gen.rho=9. ValueError lists the valid names.
     """
+    changes: dict[tuple[str, ...], tuple[str, str]] = {}
     for pair in pairs:
         name, given, text = pair.partition("=")
         if not given:
@@ -62,8 +63,8 @@ def with_pairs(settings: Settings, pairs: Iterable[str]) -> Settings:
             valid = ", ".join(valid.removeprefix("objective.") for valid in inside or names)
             problem = f"{name} is set by its parts" if inside else f"unknown setting {name!r}"
             raise ValueError(f"{problem}: choose from {valid}")
-        settings = _with(settings, path, name, text)
-    return settings
+        changes[tuple(path.split("."))] = name, text
+    return _with(settings, changes)
 
 
 def plain(value: Any) -> Any:
@@ -76,10 +77,14 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], *, ignore: str) -> str:
+def differences(
+    before: dict[str, Any], now: dict[str, Any], *, ignore: tuple[str, ...] = ()
+) -> str:
     """One line that names what changed between two plain configurations; empty if nothing did."""
     old, new = dict(_leaves(before)), dict(_leaves(now))
-    names = [name for name in {**old, **new} if name != ignore and old.get(name) != new.get(name)]
+    names = [
+        name for name in {**old, **new} if name not in ignore and old.get(name) != new.get(name)
+    ]
     return ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in names)
 
 
@@ -93,18 +98,21 @@ def _names(config: Any, prefix: str = "") -> Iterator[str]:
             yield name
 
 
-def _with(config: Any, path: str, name: str, text: str) -> Any:
-    """`config` with the field at `path` read from `text`."""
-    first, _, rest = path.partition(".")
-    if rest:
-        value = _with(getattr(config, first), rest, name, text)
-    else:
-        kind = typing.get_type_hints(type(config))[first]
+def _with(config: Any, changes: dict[tuple[str, ...], tuple[str, str]]) -> Any:
+    """`config` with the fields at some paths read from texts, all of them at once: what one value
+    may be can depend on another. Names are for errors."""
+    values = {}
+    for field in {path[0] for path in changes}:
+        inside = {path[1:]: change for path, change in changes.items() if path[0] == field}
+        if () not in inside:
+            values[field] = _with(getattr(config, field), inside)
+            continue
+        (name, text), kind = inside[()], typing.get_type_hints(type(config))[field]
         try:
-            value = _read(kind, text)
+            values[field] = _read(kind, text)
         except (ValueError, KeyError):
             raise ValueError(f"{name} must be {_describe(kind)}, got {text!r}") from None
-    return replace(config, **{first: value})
+    return replace(config, **values)
 
 
 def _read(kind: Any, text: str) -> Any:

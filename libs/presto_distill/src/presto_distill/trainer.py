@@ -15,13 +15,12 @@ from torch.utils._pytree import tree_map_only
 
 from presto_distill import ema
 from presto_distill.distributed import ENGINES, Single, World, cut, same_start, shard, whole
-from presto_distill.objective import Batch, Objective, Turn
+from presto_distill.objective import Batch, Objective, Turn, check_choices
+from presto_models.attention import HALF
 from presto_models.compiled import compile_blocks
 from presto_models.precision import Precision, autocast
 
 Stream = Callable[[int], Iterator[Batch]]  # first batch's number -> the batches from there on
-# Fields that a resumed run may change: they say how far and how fast, not what.
-FREE = ("steps", "compile")
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,19 @@ class TrainConfig:
     compile: bool = False  # blocks of players and fixed networks, by torch.compile
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.micro_batches < 1:
             raise ValueError(f"micro_batches must be at least 1, got {self.micro_batches}")
         # Adam takes no integers, and a resumed run compares text.
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
+        if isinstance(self.lr, dict):
+            object.__setattr__(self, "lr", dict(sorted(self.lr.items())))
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Fields that a resumed run may change: how fast it goes and, where the learning rate does
+        not depend on it, how far."""
+        return ("compile", "steps") if self.decay == "constant" else ("compile",)
 
 
 class Record(NamedTuple):
@@ -152,10 +160,12 @@ class Trainer:
         for micro in numbers:
             batch = next(batches)
             batch = tree_map_only(Tensor, lambda leaf: leaf.to(device, non_blocking=True), batch)
+            rng = self._rng(number, micro)
+            torch.manual_seed(rng.initial_seed())  # of a network's own dropout
             last = micro == numbers[-1]
             with nullcontext() if last else self.engine.part(turn.player):
                 with autocast(device, self.cfg.precision):
-                    terms = self.engine.terms(turn, batch, self._rng(number, micro))
+                    terms = self.engine.terms(turn, batch, rng)
                 (sum(terms.values()) / len(numbers)).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term.item() / len(numbers)
@@ -184,6 +194,11 @@ class Trainer:
                     raise ValueError(f"lr has no {name!r}, only {', '.join(self.cfg.lr) or 'none'}")
         for network, module in networks.items():
             for name, weight in module.named_parameters():
+                if network in self.objective.players and weight.dtype in HALF:
+                    raise ValueError(
+                        f"{network} has weights in {weight.dtype}, which small steps would not "
+                        "move: train it in float32 (.float()), autocast by `precision`"
+                    )
                 if not weight.isfinite().all():
                     kind = "NaN" if weight.isnan().any() else "infinite"
                     raise ValueError(f"{network} has {kind} weights: {name}")
@@ -238,12 +253,12 @@ class Trainer:
         return whole(self.averages[player].state_dict(), self.parallel)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; a config that differs (other than in `FREE`) is refused."""
+        """Continue from `state`; a config that differs (but for `cfg.free`) is refused."""
         ours = self._config()
         changed = {
             name: f"{state['config'].get(name)} -> {value}"
             for name, value in ours.items()
-            if name not in FREE and state["config"].get(name) != value
+            if name not in self.cfg.free and state["config"].get(name) != value
         }
         if changed:
             raise ValueError(f"the checkpoint was made with another config: {changed}")

@@ -290,9 +290,9 @@ class Pipeline:
         """The clip to vary, or the whole latent frames of it to keep."""
         codec, (batch, _, frames) = self.autoencoder, shape
         if audio.ndim != 2 or len(audio) not in (1, batch) or not audio.is_floating_point():
-            size = f"[1, samples] or [{batch}, samples]"
             raise ValueError(
-                f"init_audio must be floats {size}, got {audio.dtype} {[*audio.shape]}"
+                "init_audio must be floats [b, samples], b = 1 or the number of prompts; "
+                f"got {audio.dtype} {[*audio.shape]}"
             )
         needed = round(keep_seconds * codec.sample_rate) if strength is None else samples
         if audio.shape[1] < needed:

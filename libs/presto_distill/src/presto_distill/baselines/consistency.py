@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
+from presto_distill.objective import Batch, Losses, Turn, check_choices, frozen, trainable
 from presto_models.denoiser import Cond, Denoiser, per_sample
 from presto_models.edm import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, add_noise, karras_sigmas
 from presto_models.guidance import Null, guided_where_sound
@@ -45,6 +45,7 @@ class ConsistencyConfig:
     sigma_data: float = SIGMA_DATA
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.levels < 2:
             raise ValueError(f"neighbours need at least 2 levels, got {self.levels}")
 

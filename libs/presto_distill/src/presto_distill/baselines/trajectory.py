@@ -26,7 +26,7 @@ from presto_distill.baselines.consistency import (
     distance,
     heun_step,
 )
-from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
+from presto_distill.objective import Batch, Losses, Turn, check_choices, frozen, trainable
 from presto_models.denoiser import Cond, Denoiser, Hidden, Tap, per_sample
 from presto_models.dit import PrestoDenoiser
 from presto_models.edm import (
@@ -57,7 +57,7 @@ class TrajectoryConfig:
     heun_steps: int = 17  # at most so many grid intervals from t to u; drawn once per batch
     guidance_scale: float = 4.5  # of the teacher
     target: Target = "ema"  # who jumps from u; its decay is TrainConfig.ema_decay
-    # Where two jumps to s are compared: there, or after the target's jump on to 0, or as the
+    # Where two jumps to s are compared: after the target's jump on to 0, there, or as the
     # teacher's hidden states see them at s.
     compare: Literal["sample", "trajectory", "features"] = "sample"
     metric: Metric = "squared"
@@ -67,6 +67,7 @@ class TrajectoryConfig:
     sigma_data: float = SIGMA_DATA
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 1 <= self.heun_steps < self.levels:
             raise ValueError(
                 f"heun_steps must be within 1..{self.levels - 1} of {self.levels} levels, "

@@ -196,7 +196,9 @@ def _checked(name: str, samples: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 
 
 def _score(value: float, resampled: Float[Tensor, " r"]) -> Score:
-    return Score(value, resampled.quantile(0.025).item(), resampled.quantile(0.975).item())
+    # A resample of one sample again and again has no pairs, and so no MMD.
+    low, high = resampled.nanquantile(resampled.new_tensor([0.025, 0.975])).tolist()
+    return Score(value, low, high)
 
 
 def _counts(draws: Int[Tensor, "r n"]) -> Float[Tensor, "r n"]:

@@ -77,7 +77,7 @@ class Decoding(Autoencoding):
     def __init__(self, autoencoder: Autoencoder, cfg: AutoencodingConfig = AutoencodingConfig()):
         super().__init__(autoencoder, cfg)
         self.players = {"decoder": autoencoder.decoder}
-        self.fixed = {"encoder": autoencoder.encoder}
+        self.fixed = {"encoder": autoencoder.encoder.requires_grad_(False)}
         self.turns = [Turn("decoder", self.loss)]
 
 

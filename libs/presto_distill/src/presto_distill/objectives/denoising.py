@@ -42,7 +42,7 @@ def drop_condition(cond: Cond, null: Null, rate: float, rng: torch.Generator) ->
     """Replace each sample's condition by the null condition with probability `rate`."""
     if cond is None or rate == 0:
         return cond
-    leaf = tree_leaves(cond)[0]
+    leaf = next(leaf for leaf in tree_leaves(cond) if leaf is not None)
     drop = torch.rand(len(leaf), generator=rng, device=leaf.device) < rate
 
     def pick(kept, nothing):

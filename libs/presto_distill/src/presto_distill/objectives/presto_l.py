@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_distill import losses
-from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
+from presto_distill.objective import Batch, Losses, Turn, check_choices, frozen, trainable
 from presto_distill.objectives.denoising import drop_condition
 from presto_models.denoiser import Cond
 from presto_models.edm import SIGMA_DATA, LogNormal, SigmaLaw, add_noise, sample_sigma
@@ -39,6 +39,7 @@ class PrestoLConfig:
     sigma_data: float = SIGMA_DATA
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 < self.taught <= 1:
             raise ValueError(f"taught must be within 0..1 and not 0, got {self.taught}")
 
@@ -79,7 +80,8 @@ class PrestoL:
             terms["self_teacher"] = sigma.new_zeros(())
             if torch.rand((), generator=rng, device=rng.device) < cfg.taught:
                 call = (self._teacher(), dropped, noised, sigma, cond, budget)
-                distance = full_depth_distance(*call, depth=self.depth, compare=cfg.compare)
+                how = {"compare": cfg.compare, "sigma_data": cfg.sigma_data}
+                distance = full_depth_distance(*call, depth=self.depth, **how)
                 terms["self_teacher"] = cfg.nu / cfg.taught * distance.mean()
         return terms
 
@@ -100,6 +102,7 @@ def full_depth_distance(
     *,
     depth: int,
     compare: str = "state",
+    sigma_data: float = SIGMA_DATA,
 ) -> Float[Tensor, " b"]:
     """Per sample, how far a dropped pass (output, hidden state) is from the teacher's full one.
 
@@ -114,7 +117,7 @@ def full_depth_distance(
         D_full, full = teacher(*rest, budget=depth, tap=-1)
     D_x, hidden = (leaf[short] for leaf in dropped)
     if compare == "output":
-        distance[short] = losses.denoising(D_x, D_full, rest[1])
+        distance[short] = losses.denoising(D_x, D_full, rest[1], sigma_data)
     else:
         same_scale = compare == "state"
         distance[short] = losses.self_teacher(hidden, full, normalise=same_scale)

@@ -6,7 +6,7 @@ discriminator looks (p_gan).
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from presto_distill import losses
 from presto_distill.discriminator import DiscriminatorHeads
-from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
+from presto_distill.objective import Batch, Losses, Turn, check_choices, frozen, trainable
 from presto_models.denoiser import Cond, FeatureDenoiser, Tap
 from presto_models.edm import (
     SIGMA_DATA,
@@ -63,10 +63,7 @@ class PrestoSConfig:
     def __post_init__(self) -> None:
         if self.critic_updates < 1:
             raise ValueError(f"critic_updates must be at least 1, got {self.critic_updates}")
-        for name in ("weighting", "gan", "features"):
-            value, allowed = getattr(self, name), get_args(get_type_hints(type(self))[name])
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        check_choices(self)
         for name in ("nu_1", "nu_2", "r1"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

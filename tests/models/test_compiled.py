@@ -1,4 +1,4 @@
-"""Compiled denoisers: traced once for all budgets. CUDA graphs need a GPU and are not tested."""
+"""Compiled denoisers: traced once for all budgets. CUDA graphs are tested in test_cuda.py."""
 
 import json
 import subprocess

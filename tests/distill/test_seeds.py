@@ -88,7 +88,7 @@ def test_one_page_over_all_seeds(runs):
     claims = json.loads((runs / "claims.json").read_text())
     assert len(claims) == 5
     table = (runs / "claims.md").read_text().splitlines()
-    assert len(table) == 2 + 5
+    assert len(table) == 2 + 2 + 5
     (line,) = (row for row in table if row.startswith("| Clear | `combined_acceleration`, "))
     assert line.endswith(" | held | +1, +1.1, +1.2 | +1.1 [+0.852, +1.35] | gain |")
     assert (results.commit() or "no checkout") in line

@@ -118,8 +118,8 @@ def overall(held: list[bool | None], effect: Effect | None, rule: str | None) ->
 def claims_as_markdown(rows: list[dict[str, Any]]) -> str:
     """The same as a table to paste into a text."""
     lines = [
-        "An effect is positive where it speaks for its claim. Over seeds a claim is held where the 95 % "
-        "interval of the mean effect lies above 0.",
+        "An effect is positive where it speaks for its claim. Over seeds a claim is held where the "
+        "95 % interval of the mean effect lies above 0.",
         "",
         "| claim | notebook, commit | over seeds | each seed | mean effect | effect |",
         "|---" * 6 + "|",

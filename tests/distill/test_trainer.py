@@ -177,8 +177,9 @@ def test_dropout_of_a_network_goes_on_as_if_nothing_had_stopped():
     resumed = Trainer(Dropped(), TrainConfig(steps=6))
     resumed.load_state_dict(first.state_dict())
     torch.manual_seed(5)
+    untouched = torch.get_rng_state()
     assert begun + masks(resumed) == masks(Trainer(Dropped(), TrainConfig(steps=6)))
-    assert len(set(begun)) > 1
+    assert len(set(begun)) > 1 and torch.equal(torch.get_rng_state(), untouched)
 
 
 # --- turns ---------------------------------------------------------------------------------------

@@ -78,7 +78,8 @@ class Trainer:
 
     Everything that moves is in `state_dict()`. Randomness is derived from (seed, step, turn,
     micro-batch) and the data from its position, so training 2k steps equals k steps, save, load
-    and k more, and training on several ranks equals training on one up to rounding.
+    and k more, and training on several ranks equals training on one up to rounding. Dropout inside
+    networks draws from PyTorch's global generator, which is seeded likewise and put back.
     """
 
     objective: Objective
@@ -161,9 +162,12 @@ class Trainer:
             batch = next(batches)
             batch = tree_map_only(Tensor, lambda leaf: leaf.to(device, non_blocking=True), batch)
             rng = self._rng(number, micro)
-            torch.manual_seed(rng.initial_seed())  # of a network's own dropout
             last = micro == numbers[-1]
-            with nullcontext() if last else self.engine.part(turn.player):
+            with (
+                nullcontext() if last else self.engine.part(turn.player),
+                torch.random.fork_rng([device] if device.type == "cuda" else []),
+            ):
+                torch.manual_seed(rng.initial_seed())
                 with autocast(device, self.cfg.precision):
                     terms = self.engine.terms(turn, batch, rng)
                 (sum(terms.values()) / len(numbers)).backward()

@@ -70,9 +70,12 @@ def rotary_table(
     Compiled code and CUDA graphs make their own: neither may hold what is dropped here, nor lie
     in what is kept here.
     """
-    stand_in = torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
-    recording = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    make = _rotary_table.__wrapped__ if stand_in or recording else _rotary_table
+    passing = (
+        torch.compiler.is_compiling()
+        or type(torch.empty(0)) is not Tensor
+        or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+    )
+    make = _rotary_table.__wrapped__ if passing else _rotary_table
     return make(n, head_width, device, dtype, base)
 
 

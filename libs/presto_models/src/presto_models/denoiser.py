@@ -58,7 +58,8 @@ class BudgetDenoiser(Protocol):
 
 
 def pass_on_facts(wrapper: Any, D: Any) -> None:
-    """Give a wrapper of D what pipelines ask of a denoiser, None where D does not say."""
+    """Give a wrapper of D what pipelines ask of a denoiser and it does not say itself; None where
+    D does not either."""
     for fact in ("depth", "guidance_interval", "guidance_scale"):
         if not hasattr(wrapper, fact):
             setattr(wrapper, fact, getattr(D, fact, None))

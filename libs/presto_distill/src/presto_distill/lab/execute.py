@@ -65,7 +65,7 @@ def execute(task: Task, *, alone: bool = True) -> Failure | None:
                 progress_bar=bar if task.label else False,
                 stderr_file=sys.stderr if alone and task.label else None,
                 start_timeout=120,
-                extra_arguments=["--log-level=40"],  # errors only: its start is not news
+                extra_arguments=["--log-level=50"],  # its start and its end are not news
             )
     except papermill.PapermillExecutionError as error:
         partial.replace(task.copy)

@@ -63,7 +63,7 @@ def results(
     pairs = analysis.compare(kept, seed=seed)
     print(pairs.round(4).to_string(index=False))
     if out:
-        analysis.violins(kept).savefig(out, dpi=160)
+        analysis.violins(kept, seed=seed).savefig(out, dpi=160)
     return 0
 
 

@@ -77,7 +77,7 @@ def draw(
     runs = runs_of(stored)
     if not runs and not (stored / "tables").is_dir():
         raise ValueError(f"{stored} holds no stored results: give a folder such as results/cpu")
-    out = out or Path("runs") / "stored" / "-".join(stored.parts[-2:])
+    out = out or Path("runs") / "stored" / "-".join(stored.resolve().parts[1:][-2:])
     failures = []
     for seed, run in (runs or {"": stored}).items():
         made = facts_of(load_facts(run, "provenance")).get("params", {})

@@ -25,6 +25,7 @@ def inputs_digest(notebook: Path, values: dict[str, Any]) -> str:
         "model": _weights(str(values.get("model", ""))),
         "audio": _listing(values.get("audio")),
         "stored": _listing(values.get("stored")),
+        "ratings": _listing(values.get("ratings")),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -42,7 +43,7 @@ def code_digest() -> str:
 
 @cache
 def _weights(model: str) -> list[str]:
-    """The weights of a model folder or of a bundled model, by their bytes."""
+    """The files of a model folder or of a bundled model, by their bytes."""
     from presto_models.snapshot import SnapshotError, find_snapshot
 
     try:
@@ -51,7 +52,8 @@ def _weights(model: str) -> list[str]:
         return []
     return [
         f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
-        for path in sorted(folder.rglob("*.safetensors"))
+        for path in sorted(folder.rglob("*"))
+        if path.name in ("config.json", "model.safetensors")
     ]
 
 

@@ -124,10 +124,12 @@ def run_notebooks(
 
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     failures, started = [], time.perf_counter()
-    for number, (task, failure, seconds) in enumerate(_run(todo, jobs, progress), 1):
+    for number, (task, failure, start, seconds) in enumerate(_run(todo, jobs, progress), 1):
         failures += [failure] if failure else []
-        if not failure:
-            _remove_stale(out, task.name, time.time() - seconds)
+        if failure:  # what it left is no whole result, whatever an earlier run says of it
+            (out / "provenance" / f"{task.name}-run.json").unlink(missing_ok=True)
+        else:
+            _remove_stale(out, task.name, start)
         _write_log(out, task.name, seconds, failure, digests[task.name])
         left = (time.perf_counter() - started) / number * (len(todo) - number)
         said = str(failure) if failure else f"{task.name}: done in {seconds:.0f} s"
@@ -137,8 +139,9 @@ def run_notebooks(
 
 def _run(
     todo: list[Task], jobs: int, progress: bool
-) -> Iterator[tuple[Task, Failure | None, float]]:
-    """Run tasks, `jobs` at a time, and yield each with its failure and seconds as it ends."""
+) -> Iterator[tuple[Task, Failure | None, float, float]]:
+    """Run tasks, `jobs` at a time, and yield each with its failure, when it began and how many
+    seconds it took, as it ends."""
     bars = progress and sys.stderr.isatty()
     threads = max(1, _cores() // jobs) if jobs > 1 else 0
     waiting, running = list(enumerate(todo, 1)), {}
@@ -148,18 +151,18 @@ def _run(
             number, task = waiting.pop(0)
             label = f"notebook {number} of {len(todo)}: {task.name}" if bars else ""
             task = task._replace(label=label, threads=threads, slot=free.pop(0))
-            started = time.perf_counter()
+            start = time.time()
             if jobs == 1:
                 failure = execute(task)
                 free.append(task.slot)
-                yield task, failure, time.perf_counter() - started
+                yield task, failure, start, time.time() - start
             else:
                 worker = Worker(task)
-                running[worker.process.sentinel] = worker, started
+                running[worker.process.sentinel] = worker, start
         for ended in wait(list(running)) if running else ():
-            worker, started = running.pop(ended)
+            worker, start = running.pop(ended)
             free.append(worker.task.slot)
-            yield worker.task, worker.failure(), time.perf_counter() - started
+            yield worker.task, worker.failure(), start, time.time() - start
 
 
 def _drawable(stored: Path, name: str, known: list[str]) -> bool:

@@ -12,6 +12,7 @@ see the prompt, which makes it MUSHRA-style only.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -70,12 +71,14 @@ def build(clips: Path, out: Path, config: TestConfig = TestConfig()) -> Path:
     if config.reference is not None and config.reference not in items[0].versions:
         known = ", ".join(items[0].versions)
         raise ValueError(f"no system {config.reference!r} in {clips}: it holds {known}")
-    random = Random(config.seed)
+    random = Random(f"{config.seed} {_digest(items)}")  # another test has other names
     levelled = {item.name: prepared(item, config) for item in items}
     gain = min(1.0, *(PEAK / a.abs().max().item() for v in levelled.values() for a in v.values()))
 
     audio = out / "page" / "audio"
     audio.mkdir(parents=True, exist_ok=True)
+    for old in audio.glob("*.flac"):  # of a test built before
+        old.unlink()
     key, trials = {}, []
     for item in items:
         named = {system: f"{random.getrandbits(48):012x}" for system in levelled[item.name]}
@@ -100,12 +103,24 @@ def build(clips: Path, out: Path, config: TestConfig = TestConfig()) -> Path:
     return _write_text(out / "page" / "index.html", page.replace("{{TEST}}", inline))
 
 
+def _digest(items: list[Item]) -> str:
+    """What a test is of: systems, items, words and sounds."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(f"{item.name}\n{item.text}\n".encode())
+        for system, path in sorted(item.versions.items()):
+            digest.update(f"{system}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def find_items(clips: Path) -> Iterator[Item]:
     """The items that the folders of all systems share, by name; ValueError where they differ."""
     if not clips.is_dir():
         raise ValueError(f"{clips}: no such folder; give one with a folder of clips per system")
     systems = {
-        folder.name: {path.stem: path for path in folder.iterdir() if path.suffix in FORMATS}
+        folder.name: {
+            path.stem: path for path in folder.iterdir() if path.suffix.lower() in FORMATS
+        }
         for folder in sorted(clips.iterdir())
         if folder.is_dir()
     }
@@ -171,6 +186,8 @@ def _prompts(path: Path) -> dict[str, str]:
         rows = list(csv.DictReader(file))
     if rows and not {"file", "prompt"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns file and prompt, not {', '.join(rows[0])}")
+    if bare := [row["file"] for row in rows if not row["prompt"]]:
+        raise ValueError(f"{path} has no prompt for {bare[0]}")
     return {Path(row["file"]).stem: row["prompt"] for row in rows}
 
 

@@ -42,9 +42,16 @@ def load_ratings(key: Path, paths: Iterable[Path]) -> Ratings:
     know, a score outside 0..100 and a rating that is there twice or missing.
     """
     facts = json.loads(Path(key).read_text(encoding="utf-8"))
+    if not isinstance(facts, dict) or not {"test", "stimuli", "reference"} <= facts.keys():
+        raise ValueError(f"{key} is no key of a listening test")
     tables = []
     for path in paths:
-        table = pd.read_csv(path, dtype={"test": str, "rater": str, "stimulus": str})
+        # "NA" may be somebody's initials.
+        words = {"test": str, "rater": str, "stimulus": str}
+        try:
+            table = pd.read_csv(path, dtype=words, keep_default_na=False)
+        except pd.errors.EmptyDataError as error:
+            raise ValueError(f"{path} is empty") from error
         if missing := [name for name in COLUMNS if name not in table]:
             raise ValueError(f"{path} has no column {', '.join(missing)}")
         if (other := set(table["test"]) - {facts["test"]}) or table.empty:
@@ -143,14 +150,14 @@ def by_rater(ratings: Ratings) -> DataFrame:
     return ratings.table.pivot_table(index="rater", columns="system", values="score")
 
 
-def violins(ratings: Ratings) -> Figure:
+def violins(ratings: Ratings, *, seed: int = 0) -> Figure:
     """How scores spread per system, best first: all ratings as violins, rater means as points, the
     mean of those with its interval as a bar."""
     import seaborn as sns
 
     from presto_distill.lab.plots import INK, canvas, colour_of
 
-    order = summary(ratings)
+    order = summary(ratings, seed=seed)
     systems = list(order["system"])
     fig, ax = canvas(height=4.2, width=max(5.0, 1.5 * len(systems)))
     colours = {name: colour_of(name, i) for i, name in enumerate(systems)}

@@ -23,7 +23,9 @@ def keep_results(out: Path, to: Path) -> list[Path]:
     """
     write_report(out)  # raises where there are no results
     runs = {to / f"seed-{seed}": path for seed, path in runs_of(out).items()} or {to: out}
-    for run in runs.values():
+    for folder, run in runs.items():
+        if folder.resolve() == run.resolve():
+            raise ValueError(f"{run} is where results are to be kept: give another folder")
         size = sum(path.stat().st_size for path in _files(run))
         if not list((run / "tables").glob("*.parquet")):
             raise ValueError(f"{run} holds no tables")
@@ -60,6 +62,7 @@ def _notebook(path: Path) -> str:
 def _without_places(facts: dict) -> dict:
     """Provenance without the folders of one machine: names are all that matters elsewhere."""
     params = dict(facts["params"])
-    for name in ("out", "audio", "model", "stored"):
-        params[name] = Path(params.get(name) or "").name
+    for name in ("out", "audio", "model", "stored", "ratings"):
+        if name in params:
+            params[name] = Path(params[name] or "").name
     return {**facts, "params": params}

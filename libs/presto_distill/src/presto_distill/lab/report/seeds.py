@@ -119,7 +119,8 @@ def claims_as_markdown(rows: list[dict[str, Any]]) -> str:
     """The same as a table to paste into a text."""
     lines = [
         "An effect is positive where it speaks for its claim. Over seeds a claim is held where the "
-        "95 % interval of the mean effect lies above 0.",
+        "95 % interval of the mean effect lies above 0; one of being equal or better where it does "
+        "not lie below 0 and no seed says no.",
         "",
         "| claim | notebook, commit | over seeds | each seed | mean effect | effect |",
         "|---" * 6 + "|",

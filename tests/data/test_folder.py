@@ -153,6 +153,22 @@ def test_captions_from_sidecars_and_names(tmp_path):
     assert clips["c.wav"].metadata == Metadata(tempo=92.0, key="D", instruments=("piano",))
 
 
+@pytest.mark.parametrize(
+    ("name", "caption", "tempo"),
+    [
+        ("03 slow waltz", "slow waltz", None),
+        ("120bpm_Am_loop", "120bpm Am loop", 120.0),
+        ("98 bpm groove", "98 bpm groove", 98.0),
+        ("80s synth pop", "80s synth pop", None),
+        ("loop 1128 bpm", "loop 1128 bpm", None),
+    ],
+)
+def test_a_name_loses_the_number_of_its_track_and_no_tempo(tmp_path, name, caption, tempo):
+    write(tmp_path / f"{name}.wav")
+    (clip, *_) = folder_corpus(tmp_path, seconds=2.0)
+    assert (clip.caption, clip.metadata.tempo) == (caption, tempo)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"tempo": 90}', '{"caption": 3}', '{"caption": " "}'])
 def test_a_broken_sidecar_is_a_problem_not_a_guess(tmp_path, text):
     write(tmp_path / "a.wav")

@@ -89,7 +89,19 @@ def test_files_without_captions_are_described_as_in_a_folder(folder):
     assert corpus[0].metadata == Metadata(tempo=90.0)
 
 
+def test_a_header_may_be_written_with_capitals_blanks_and_a_comma_at_the_end(folder):
+    (folder / "m.csv").write_text("File, Caption\na.wav,slow piano,\n")
+    assert clips_of(folder / "m.csv", strict=True)[0].caption == "slow piano"
+
+
+def test_a_key_of_the_table_does_not_keep_the_mode_of_the_sidecars_key(folder):
+    (folder / "a.json").write_text('{"caption": "x", "key": "A", "mode": "minor"}')
+    (clip, *_) = clips_of(write(folder / "m.csv", [{"file": "a.wav", "key": "C"}]))
+    assert clip.metadata == Metadata(key="C")
+
+
 BAD = [
+    ({"file": "z" * 300, "caption": "x"}, "File name too long"),
     ({"file": "a.wav", "caption": "x", "id": "one"}, r"duplicate id \(one, as in row 2\)"),
     ({"file": "sub/b c.wav", "caption": "y"}, r"duplicate id \(sub/b c\.wav@0\)"),
     ({"file": "gone.wav", "caption": "x"}, "no such file"),

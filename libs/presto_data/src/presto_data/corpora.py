@@ -44,9 +44,9 @@ class Reading:
     check: bool
 
     def __post_init__(self):
-        if not self.seconds > 0 or self.sample_rate < 1:
+        if self.sample_rate < 1 or not 1 <= self.seconds * self.sample_rate < math.inf:
             raise ValueError(
-                f"seconds {self.seconds} and sample_rate {self.sample_rate} must be positive"
+                f"seconds {self.seconds} at sample_rate {self.sample_rate} make no clip"
             )
         if self.last not in get_args(Last):
             raise ValueError(f"last is {self.last!r}; it must be one of {get_args(Last)}")

@@ -96,7 +96,7 @@ def describe(path: Path, row: Row | None) -> tuple[str, Row]:
         raise ValueError(f"no caption (its row in {TABLE} has none)")
     title, facts = embedded_facts(path)
     caption = caption or (title or _words(text_of(Path(path.stem))))[:LONGEST_LINE]
-    bpm = re.search(r"(\d{2,3}(?:\.\d+)?) ?bpm", caption, re.I)
+    bpm = re.search(r"(?<![\d.])(\d{2,3}(?:\.\d+)?) ?bpm", caption, re.I)
     facts |= {"tempo": float(bpm[1])} if bpm else {}
     for source in (facts_of(row or {}), facts_of(given)):
         if "key" in source:
@@ -112,7 +112,8 @@ def _first_line(sidecar: Path) -> str:
 
 def _words(stem: str) -> str:
     words = re.sub(r"[^\w\N{REPLACEMENT CHARACTER}]+|_+", " ", stem).strip()
-    return re.sub(r"^[\d ]+(?=\D)", "", words) or stem
+    # A track's number, unless it is a tempo or a part of a word ("80s").
+    return re.sub(r"^\d[\d ]* (?!bpm\b)(?=\D)", "", words, flags=re.IGNORECASE) or stem
 
 
 def clean(line: str) -> str:
@@ -123,7 +124,7 @@ def clean(line: str) -> str:
 def read_sidecar(sidecar: Path) -> Row:
     """Return what a NAME.json says, a caption at least; raises ValueError naming what is wrong."""
     try:
-        row = json.loads(sidecar.read_text(encoding="utf-8", errors="replace"))
+        row = json.loads(sidecar.read_text(encoding="utf-8-sig", errors="replace"))
         if not isinstance(row, dict):
             raise ValueError("not an object")
         facts_of(row)

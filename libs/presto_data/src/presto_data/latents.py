@@ -76,7 +76,7 @@ class LatentSet:
     @property
     def tempo(self) -> Float[Tensor, " n"]:
         """Beats per minute; 0 where unknown."""
-        return torch.tensor([facts.tempo or 0.0 for facts in self.metadata])
+        return torch.tensor([float(facts.tempo or 0) for facts in self.metadata])
 
     def caption(self, index: int) -> str:
         return self.captions[index]

@@ -47,7 +47,7 @@ def _recordings(source: Path, faults: Faults) -> Iterator[Recording]:
             if "id" in row and (first := first_row.setdefault(str(row["id"]), number)) != number:
                 raise ValueError(f"duplicate id ({row['id']}, as in row {first})")
             recording = _recording(source.parent, row, label, captioned=captioned)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # no file has a name that is too long
             faults.add(f"{label} ({row.get('file', '')})", str(error))
             continue
         yield recording
@@ -63,11 +63,14 @@ def _recording(folder: Path, row: Row, label: str, *, captioned: bool) -> Record
     if captioned and "caption" not in row:
         raise ValueError("no caption")
     caption, facts = (caption_of(row), {}) if captioned else describe(path, {})
+    told = facts_of(row)
+    if "key" in told:
+        facts.pop("mode", None)  # it was the other key's
     return Recording(
         path,
         name=str(row.get("id", file)),
         captions=(caption,),
-        metadata=Metadata(**facts | facts_of(row)),
+        metadata=Metadata(**facts | told),
         start=number_of(row, "start") if "start" in row else 0.0,
         end=number_of(row, "end") if "end" in row else None,
         label=f"{label} ({file})",

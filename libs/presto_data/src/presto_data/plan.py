@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 import numpy as np
 
@@ -58,10 +58,11 @@ def plan(
     More than two workers are taken to be as fast each as one of two: what they share beyond that
     (disk, network) is not in the rates. Raises ValueError for sizes that are not positive.
     """
-    if not (hours > 0 and clip_seconds > 0 and frames > 0 and channels > 0 and min(workers) > 0):
+    sizes = (hours, clip_seconds, frames, channels, *workers)
+    if not workers or not all(0 < size < inf for size in sizes):
         raise ValueError(
             f"hours {hours}, clip_seconds {clip_seconds}, frames {frames}, channels {channels} and "
-            f"workers {list(workers)} must be positive"
+            f"workers {list(workers)} must be positive and finite"
         )
     latent = np.zeros((channels, frames), dtype=np.float16)
     clip = len(shards.clip_bytes(0, FACTS, latent, latent if scales else None))

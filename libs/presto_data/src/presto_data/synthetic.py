@@ -262,8 +262,8 @@ def synthetic_corpus(
     unknown = [name for name in genres if name not in GENRES]
     if unknown or not genres:
         raise ValueError(f"unknown genres {unknown}; choose some of {', '.join(GENRES)}")
-    if count < 0 or not seconds > 0:
-        raise ValueError(f"count {count} must be >= 0 and seconds {seconds} > 0")
+    if count < 0 or not 0 < seconds < float("inf"):
+        raise ValueError(f"count {count} must be >= 0 and seconds {seconds} > 0 and finite")
     return SyntheticCorpus(
         count, seed=seed, seconds=seconds, genres=genres, whole_songs=whole_songs
     )

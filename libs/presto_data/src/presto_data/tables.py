@@ -50,8 +50,10 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row | str]]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.DictReader(file)
         try:
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             for number, row in enumerate(reader, start=2):
-                yield number, "more cells than the header" if None in row else row
+                more = any(cell.strip() for cell in row.pop(None, ()))
+                yield number, "more cells than the header" if more else row
         except csv.Error as error:
             raise ValueError(f"{path}: not a CSV ({error})") from None
 

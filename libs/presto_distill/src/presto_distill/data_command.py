@@ -99,6 +99,8 @@ def open_corpus(
     from presto_data.synthetic import SAMPLE_RATE
 
     kind, _, rest = name.partition(":")
+    if no_vocals and kind != "song-describer":
+        raise ValueError(f"--no-vocals is a list of Song Describer's tracks, and not of {name}")
     if kind in ("synthetic", "songs") and rest.isdecimal():
         if sample_rate != SAMPLE_RATE:
             raise ValueError(

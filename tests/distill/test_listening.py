@@ -210,6 +210,35 @@ def test_ratings_are_unblinded_by_the_key(sent_back):
     assert found.table.groupby("system")["score"].mean().to_dict() == {"base": 60, "presto": 70}
 
 
+def test_initials_that_look_like_missing_numbers_are_a_name(sent_back):
+    key, path = sent_back
+    path.write_text(path.read_text().replace(",ann,", ",NA,"))
+    assert set(load_ratings(key, [path]).table["rater"]) == {"NA"}
+
+
+def test_a_file_that_is_no_key_or_empty_is_named(sent_back, tmp_path):
+    key, path = sent_back
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"other\.json is no key of a listening test"):
+        load_ratings(tmp_path / "other.json", [path])
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"ann\.csv is empty"):
+        load_ratings(key, [path])
+
+
+def test_another_test_has_other_names_and_leaves_no_clips_of_the_first(clips, tmp_path):
+    def built() -> tuple[str, set[str]]:
+        build(clips, tmp_path / "out")
+        audio = {path.stem for path in (tmp_path / "out" / "page" / "audio").iterdir()}
+        return json.loads((tmp_path / "out" / "key.json").read_text())["test"], audio
+
+    first, same = built(), built()
+    (clips / "base").rename(clips / "basis")
+    other = built()
+    assert first == same and first[0] != other[0]
+    assert len(first[1]) == len(other[1]) and not first[1] & other[1]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

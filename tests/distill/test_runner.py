@@ -88,6 +88,16 @@ def test_jobs_run_at_a_time_and_a_failure_stops_none(write, tmp_path):
     ]
 
 
+def test_what_a_failed_run_left_is_no_whole_result(write, tmp_path):
+    out = tmp_path / "out"
+    provenance = out / "provenance" / "sick-run.json"
+    provenance.parent.mkdir(parents=True)
+    provenance.write_text("{}")  # of an earlier run, which ended well
+    write("sick", "seed = 0", "raise ValueError('no')")
+    (failure,) = run_notebooks(preset="smoke", out=out, progress=False)
+    assert "no" in failure.error and not provenance.exists()
+
+
 def test_a_notebook_killed_while_it_draws_leaves_the_earlier_figures(write, tmp_path):
     draw = """
 import os

@@ -113,6 +113,10 @@ def test_kept_results_are_tables_verdicts_and_provenance_without_places(runs, tm
     assert "seed-1/tables/samplers-other.parquet" in kept
     assert "seed-1/tables/baselines-half.parquet" not in kept
     failed.unlink()
+    before = sorted(runs.rglob("*.parquet"))
+    with pytest.raises(ValueError, match="is where results are to be kept"):
+        keep_results(runs, runs)
+    assert before and sorted(runs.rglob("*.parquet")) == before
     facts = json.loads((tmp_path / "seed-1/provenance/combined_acceleration-run.json").read_text())
     assert facts["params"]["out"] == "seed-1" and facts["params"]["seed"] == 1
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from presto_distill.objective import Batch, Turn, check_choices
+from presto_distill.choices import check_choices
+from presto_distill.objective import Batch, Turn
 from presto_distill.objectives.presto_s import PrestoS
 from presto_distill.trainer import Diverged, TrainConfig, Trainer
 from presto_models.conditioning import null_condition

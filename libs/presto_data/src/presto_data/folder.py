@@ -98,11 +98,13 @@ def describe(path: Path, row: Row | None) -> tuple[str, Row]:
     caption = caption or (title or _words(text_of(Path(path.stem))))[:LONGEST_LINE]
     bpm = re.search(r"(?<![\d.])(\d{2,3}(?:\.\d+)?) ?bpm", caption, re.I)
     facts |= {"tempo": float(bpm[1])} if bpm else {}
-    for source in (facts_of(row or {}), facts_of(given)):
-        if "key" in source:
-            facts.pop("mode", None)  # it was the other key's
-        facts |= source
-    return caption, facts
+    return caption, joined(joined(facts, facts_of(row or {})), facts_of(given))
+
+
+def joined(facts: Row, others: Row) -> Row:
+    """Facts with others in their place; a key comes with a mode of its own or with none."""
+    kept = {name: fact for name, fact in facts.items() if name != "mode" or "key" not in others}
+    return kept | others
 
 
 def _first_line(sidecar: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from presto_data.clips import Metadata
 from presto_data.corpora import FileCorpus, Last, Reading, Recording, usable
 from presto_data.faults import Faults
-from presto_data.folder import describe
+from presto_data.folder import describe, joined
 from presto_data.tables import Row, caption_of, facts_of, number_of, read_rows, row_name
 
 
@@ -63,14 +63,11 @@ def _recording(folder: Path, row: Row, label: str, *, captioned: bool) -> Record
     if captioned and "caption" not in row:
         raise ValueError("no caption")
     caption, facts = (caption_of(row), {}) if captioned else describe(path, {})
-    told = facts_of(row)
-    if "key" in told:
-        facts.pop("mode", None)  # it was the other key's
     return Recording(
         path,
         name=str(row.get("id", file)),
         captions=(caption,),
-        metadata=Metadata(**facts | told),
+        metadata=Metadata(**joined(facts, facts_of(row))),
         start=number_of(row, "start") if "start" in row else 0.0,
         end=number_of(row, "end") if "end" in row else None,
         label=f"{label} ({file})",

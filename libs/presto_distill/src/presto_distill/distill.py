@@ -132,10 +132,10 @@ def train(
     with claimed(out / "lock") if world.leads else nullcontext(True) as ours:
         if not ours:
             raise ValueError(f"another process is training in {out}")
-        _train(trainer, plan, lab, config, out, options)
+        _train_alone(trainer, plan, lab, config, out, options)
 
 
-def _train(
+def _train_alone(
     trainer: Trainer,
     plan: Plan,
     lab: Lab,

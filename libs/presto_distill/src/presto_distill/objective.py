@@ -2,28 +2,11 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import (
-    Any,
-    Literal,
-    NamedTuple,
-    Protocol,
-    get_args,
-    get_origin,
-    get_type_hints,
-    runtime_checkable,
-)
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-
-def check_choices(config: Any) -> None:
-    """ValueError for a field of a dataclass that is none of the words its type lists."""
-    for name, kind in get_type_hints(type(config)).items():
-        value, allowed = getattr(config, name), get_args(kind)
-        if get_origin(kind) is Literal and value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
 class Batch(NamedTuple):
@@ -48,8 +31,8 @@ class Objective(Protocol):
     """Names its players and lists its turns; everything else is the trainer's business.
 
     The trainer lets only the turn's player receive gradients, and all of that player's weights:
-    what shall not learn belongs to no player. An objective keeps no optimizer, no
-    step count and no random state: the generator is an argument.
+    what shall not learn belongs to no player. An objective keeps no optimizer, no step count and
+    no random state: the generator is an argument.
     """
 
     players: dict[str, nn.Module]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_distill import ema
+from presto_distill.choices import check_choices
 from presto_distill.distributed import ENGINES, Single, World, cut, same_start, shard, whole
-from presto_distill.objective import Batch, Objective, Turn, check_choices
+from presto_distill.objective import Batch, Objective, Turn
 from presto_models.attention import HALF
 from presto_models.compiled import compile_blocks
 from presto_models.precision import Precision, autocast

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from presto_distill.objective import Batch, Losses, Turn, check_choices, frozen, trainable
+from presto_distill.choices import check_choices
+from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_models.denoiser import Cond, Denoiser, per_sample
 from presto_models.edm import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, add_noise, karras_sigmas
 from presto_models.guidance import Null, guided_where_sound

@@ -26,7 +26,8 @@ from presto_distill.baselines.consistency import (
     distance,
     heun_step,
 )
-from presto_distill.objective import Batch, Losses, Turn, check_choices, frozen, trainable
+from presto_distill.choices import check_choices
+from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_models.denoiser import Cond, Denoiser, Hidden, Tap, per_sample
 from presto_models.dit import PrestoDenoiser
 from presto_models.edm import (

@@ -22,7 +22,7 @@ def inputs_digest(notebook: Path, values: dict[str, Any]) -> str:
         "cells": ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"],
         "values": {name: value for name, value in values.items() if name != "out"},
         "code": code_digest(),
-        "model": _weights(str(values.get("model", ""))),
+        "model": _model_files(str(values.get("model", ""))),
         "audio": _listing(values.get("audio")),
         "stored": _listing(values.get("stored")),
         "ratings": _listing(values.get("ratings")),
@@ -42,7 +42,7 @@ def code_digest() -> str:
 
 
 @cache
-def _weights(model: str) -> list[str]:
+def _model_files(model: str) -> list[str]:
     """The files of a model folder or of a bundled model, by their bytes."""
     from presto_models.snapshot import SnapshotError, find_snapshot
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_distill import losses
-from presto_distill.objective import Batch, Losses, Turn, check_choices, frozen, trainable
+from presto_distill.choices import check_choices
+from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_distill.objectives.denoising import drop_condition
 from presto_models.denoiser import Cond
 from presto_models.edm import SIGMA_DATA, LogNormal, SigmaLaw, add_noise, sample_sigma

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from presto_distill import losses
+from presto_distill.choices import check_choices
 from presto_distill.discriminator import DiscriminatorHeads
-from presto_distill.objective import Batch, Losses, Turn, check_choices, frozen, trainable
+from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_models.denoiser import Cond, FeatureDenoiser, Tap
 from presto_models.edm import (
     SIGMA_DATA,

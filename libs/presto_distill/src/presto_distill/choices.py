@@ -1,0 +1,11 @@
+"""The words that fields of a config may be."""
+
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+def check_choices(config: Any) -> None:
+    """ValueError for a field of a dataclass that is none of the words its type lists."""
+    for name, kind in get_type_hints(type(config)).items():
+        value, allowed = getattr(config, name), get_args(kind)
+        if get_origin(kind) is Literal and value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")

@@ -1,5 +1,6 @@
 """Reading audio: any format, rate and depth, to the sample; nothing is shortened in silence."""
 
+import os
 import shutil
 import sys
 import tracemalloc
@@ -14,7 +15,7 @@ from presto_data.audio import FORMATS, at_most_stereo
 
 RATE = 48_000  # Opus knows no 44.1 kHz
 SOUNDFILE = ("a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.w64")
-WITH_LENGTH = ("a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.m4a")
+WITH_LENGTH = ("a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.w64", "a.m4a")
 MP4 = ("a.m4a", "a.mp4", "a.aac")
 
 
@@ -108,6 +109,33 @@ def test_a_shortened_file_is_named(tmp_path, name):
     with pytest.raises(ValueError, match=r"truncated|unreadable") as error:
         load_audio(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"format": "RF64"}, {"endian": "BIG"}, {"format": "AU", "endian": "LITTLE"}],
+    ids=lambda options: ",".join(options.values()),
+)
+def test_rarer_kinds_of_header_state_a_length_too(tmp_path, options):
+    path = write(tmp_path / "a.wav", chord(1), **options)
+    assert load_audio(path, sample_rate=RATE).shape == (1, RATE)
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="truncated"):
+        load_audio(path)
+
+
+@pytest.mark.parametrize("name", ["a.ogg", "a.opus"])
+def test_a_last_page_may_be_cut_too(tmp_path, name):
+    path = write(tmp_path / name, chord(1))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated, no last page"):
+        load_audio(path)
+
+
+def test_a_name_need_not_be_utf_8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    write(tmp_path / "a.wav", chord(1)).rename(path)
+    assert load_audio(path, sample_rate=RATE).shape == (1, RATE)
 
 
 def test_an_mp3_that_does_not_state_its_length(tmp_path):

@@ -262,6 +262,8 @@ def test_tempo_key_place_caption_and_tags_follow():
         ("A minor key. I Am in A room", "A minor key. I Am in A room"),
         ("ragtime --bpm 100", "ragtime --bpm 90"),
         ("Tempo: 100, 4/4", "Tempo: 90, 4/4"),
+        ("tempo 90, key=Gm", "tempo 81, key=Am"),
+        ("chords: Am, F, C", "chords: Bm, G, D"),
         ("up-tempo 80s pop, high bpm 808 beat", "up-tempo 80s pop, high bpm 808 beat"),
         ("a tempo of about 90 bpm", "a tempo of about 81 bpm"),
         ("118-122bpm 8 bars", "106.2-109.8bpm 8 bars"),

@@ -1,5 +1,6 @@
 """Batches are functions of (seed, k): whoever asks, in whatever order, after whatever stop."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -153,6 +154,8 @@ def test_impossible_mixtures_are_refused(counted):
         Mixture((counted, 1.0), (counted[:0], 1.0))
     with pytest.raises(ValueError, match="mixture of mixtures"):
         Mixture((Mixture((counted, 1.0)), 1.0))
+    with pytest.raises(ValueError, match=r"sets of \[\d+, 1\] channels"):
+        Mixture((counted, 1.0), (replace(counted, latents=counted.latents[:, :1]), 1.0))
 
 
 def test_latents_are_drawn_anew_each_epoch_from_their_posterior():

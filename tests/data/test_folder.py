@@ -130,6 +130,9 @@ def test_last_says_what_becomes_of_the_rest(tmp_path):
     assert torch.equal(rest[:2000], torch.from_numpy(ramp[8000:])) and not rest[2000:].any()
     assert [(clip.start, clip.total) for clip in padded] == [(0, 10), (4, 10), (8, 10), (0, 1)]
     assert len({str(c.key) for c in (dropped, padded)}) == 2
+    for seconds, starts in ((4.0, [0, 4, 0]), (3.9, [0, 3.9, 6.1, 0]), (20 / 3, [0, 0])):
+        aligned = folder_corpus(tmp_path, seconds=seconds, sample_rate=1000)
+        assert [clip.start for clip in aligned] == pytest.approx(starts)
     with pytest.raises(ValueError, match="last is 'fold'"):
         folder_corpus(tmp_path, last="fold")
 

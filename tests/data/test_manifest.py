@@ -110,6 +110,7 @@ BAD = [
     ({"file": "a.wav", "caption": "x", "tempo": "fast"}, r"bad number \(tempo is 'fast'\)"),
     ({"file": "a.wav", "caption": "x", "tempo": "nan"}, r"bad number \(tempo is 'nan'\)"),
     ({"file": "a.wav", "caption": "x", "tempo": "-90"}, r"bad number \(tempo is '-90'\)"),
+    ({"file": "a.wav", "caption": "x", "tempo": "90000"}, r"bad number \(tempo is '90000'\)"),
     ({"file": "a.wav", "caption": "x", "start": "1:30"}, r"bad number \(start is '1:30'\)"),
     ({"file": "a.wav", "caption": "x", "start": "-1"}, r"bad number \(from -1 to 10 s of 10 s\)"),
     ({"file": "a.wav", "caption": "x", "end": "11"}, r"bad number \(from 0 to 11 s of 10 s\)"),

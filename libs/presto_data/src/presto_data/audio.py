@@ -105,7 +105,7 @@ def _opened(path: str | Path) -> Iterator[SoundFile]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # a name may not be UTF-8
             if file.format == "MP3":
                 check_mp3_length(path, file.frames / file.samplerate)
             yield file
@@ -139,28 +139,49 @@ def is_mp4(path: str | Path) -> bool:
 def check_whole(path: Path) -> None:
     """Raise ValueError for a file that is missing, or ends before its container says it does.
 
-    libsndfile reads a shortened WAV, AIFF or Ogg without a word; a RIFF or FORM chunk states its
-    size, and the last page of an Ogg stream (RFC 3533) carries an end mark. The other formats are
-    found out by decoding.
+    libsndfile reads a shortened one without a word. Formats that state no size are found out by
+    decoding.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
         with path.open("rb") as file:
-            head = file.read(12)
+            head = file.read(28)
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 2**17))  # an Ogg page has at most 65,307 bytes
             tail = file.read() if head[:4] == b"OggS" else b""
     except OSError as error:
         raise ValueError(f"{path}: unreadable ({error.strerror})") from None
-    if head[:4] in (b"RIFF", b"FORM"):
-        stated = 8 + int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
-        if size + 1 < stated and 8 < stated < UNKNOWN_SIZE:
-            raise ValueError(f"{path}: truncated, {size} of {stated} bytes")
-    if head[:4] == b"OggS":
-        flags = tail[tail.rfind(b"OggS") :][5:6]
-        if not flags or not flags[0] & 4:
-            raise ValueError(f"{path}: truncated, no last page")
+    if size + 1 < (stated := stated_size(head)):  # a last byte of padding may be missing
+        raise ValueError(f"{path}: truncated, {size} of {stated} bytes")
+    if tail and not ends_whole(tail):
+        raise ValueError(f"{path}: truncated, no last page")
+
+
+def stated_size(head: bytes) -> int:
+    """The bytes that a WAV (RIFF, RIFX, RF64, W64), AIFF or AU says it has; 0 if it does not."""
+    kind, order = head[:4], "big" if head[:4] in (b"RIFX", b"FORM", b".snd") else "little"
+
+    def field(at: int, size: int = 4) -> int:
+        return int.from_bytes(head[at : at + size], order)
+
+    if kind in (b"RIFF", b"RIFX", b"FORM"):
+        return 8 + field(4) if 0 < field(4) < UNKNOWN_SIZE else 0
+    if kind in (b".snd", b"dns."):
+        return field(4) + field(8) if field(8) < UNKNOWN_SIZE else 0
+    if kind == b"RF64":  # in the chunk ds64, which is the first
+        return 8 + field(20, 8)
+    return field(16, 8) if kind == b"riff" else 0  # W64
+
+
+def ends_whole(tail: bytes) -> bool:
+    """Whether an Ogg stream (RFC 3533) ends in a whole page that carries an end mark."""
+    page = tail[tail.rfind(b"OggS") :]
+    flags, segments = page[5:6], page[26:27]
+    if not segments or not flags[0] & 4:
+        return False
+    header = 27 + segments[0]
+    return len(page) >= header + sum(page[27:header])
 
 
 def check_mp3_length(path: str | Path, seconds: float) -> None:

@@ -56,7 +56,8 @@ class Mixture:
 
     `Mixture((songs, 3.0), (loops, 1.0))`: of every 1,000 clips drawn 750 are songs. Each part keeps
     its own order, in which every clip comes once before any comes twice.
-    Weights are met to a 1,000th. Raises ValueError for smaller ones and for a part without clips.
+    Weights are met to a 1,000th. Raises ValueError for smaller ones, for a part without clips and
+    for parts of different channels.
     """
 
     def __init__(self, *parts: tuple[Latents, float]):
@@ -67,6 +68,9 @@ class Mixture:
             raise ValueError("a mixture of mixtures: name its parts with their own weights")
         if not all(len(part) for part, _ in parts):
             raise ValueError("a set without clips")
+        channels = [len(part.crop(0, 0, 1)[0]) for part, _ in parts]
+        if len(set(channels)) > 1:
+            raise ValueError(f"sets of {channels} channels: their latents are not of one codec")
         exact = PERIOD * weights / weights.sum()
         self.turns = np.floor(exact).astype(int)  # of each part in a period
         largest = np.argsort(self.turns - exact, kind="stable")[: PERIOD - self.turns.sum()]

@@ -32,7 +32,7 @@ class Reading:
     """How recordings become clips of `seconds` at `sample_rate`.
 
     `last` is what becomes of the rest that fills no clip: "align" moves the last clip back to the
-    end, if at least half of it is new, else drops the rest, and repeats a recording that is
+    end, if more than half of it is new, else drops the rest, and repeats a recording that is
     shorter than one clip until it fills it; "drop" leaves the rest out; "pad" adds silence.
     `check` decodes every clip once when the corpus is listed, so that every fault is known before
     any work; without it only headers are read, and other faults are raised clip by clip.
@@ -56,7 +56,8 @@ class Reading:
         count = (end - start) / self.seconds
         if self.last == "align":
             latest = max(start, end - self.seconds)
-            starts = [min(start + i * self.seconds, latest) for i in range(max(1, round(count)))]
+            clips = max(1, math.ceil(count - 0.5 - ROUNDING))
+            starts = [min(start + i * self.seconds, latest) for i in range(clips)]
         elif self.last == "drop":
             starts = [start + i * self.seconds for i in range(math.floor(count + ROUNDING))]
         else:

@@ -28,8 +28,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from presto_data import shards
 from presto_data.clips import Clip, ClipError, Corpus, Problem
-from presto_data.index import summary, write_index
-from presto_data.latents import LatentShards
+from presto_data.faults import SILENCE
+from presto_data.index import printable, summary, write_index, write_problems
+from presto_data.latents import UNREAD, LatentShards
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -62,8 +63,8 @@ def encode_corpus(
 
     A killed call goes on where it stopped, at most one batch is encoded again. Several processes
     share the work by making the same call; each returns when the whole set is there. Clips that
-    cannot be served or whose latents are not finite are left out and listed in `.problems` of the
-    result, or raise ClipError if `strict`.
+    cannot be served, whose sides cancel out in mono or whose latents are not finite are left out
+    and listed in `.problems` of the result, after the corpus's, or raise ClipError if `strict`.
     Raises ValueError for an empty corpus and for latents that are not (b, c, t), OSError in one
     line where the folder cannot be written; what is complete is kept.
     """
@@ -82,6 +83,9 @@ def encode_corpus(
         job = Job(corpus, encode, folder, hop_length, batch_size, shard_clips, workers, strict)
         job.run(progress)
     found = LatentShards(folder)
+    if found.unread != (unread := printable(corpus.problems)):  # may change while the clips do not
+        with writing(folder):
+            write_problems(folder / UNREAD, unread)
     if strict and found.problems:  # of an earlier call that was not
         raise ClipError(*found.problems[0])
     return found
@@ -122,7 +126,7 @@ class Job:
                 missing = left
         with claimed(self.folder / "job" / "index.lock", wait=True), writing(self.folder):
             if not (self.folder / "index.parquet").exists():
-                write_index(self.folder, self.corpus.problems)
+                write_index(self.folder)
 
     def settle(self, number: int, bar: tqdm) -> bool:
         """Encode a shard unless another process is at it; return whether it is there."""
@@ -222,9 +226,13 @@ class Attempts(Dataset):
 
     def __getitem__(self, index: int) -> Clip | Problem:
         try:
-            return self.corpus[self.rows[index]].mono()
+            clip = self.corpus[self.rows[index]]
         except ClipError as error:
             return error.problem
+        mid = clip.mono()
+        if mid.audio.abs().max() <= SILENCE < clip.audio.abs().max():
+            return Problem(clip.id, "silent in mono, its sides cancel out")
+        return mid
 
 
 def same(item: Clip | Problem) -> Clip | Problem:

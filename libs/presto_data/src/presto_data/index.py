@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from presto_data.clips import Problem
+from presto_data.latents import PROBLEMS
 from presto_data.shards import stored_clips, write_atomically
 
 if TYPE_CHECKING:
@@ -52,19 +53,18 @@ def summary(shard: Path, problems: Sequence[Problem]) -> dict:
     return {"rows": rows, "frames": frames, "moments": moments, "problems": list(problems)}
 
 
-def write_index(folder: Path, problems: Sequence[Problem]) -> None:
-    """Merge the summaries in `folder`/job and clear it; `problems` are those of the corpus.
+def write_index(folder: Path) -> None:
+    """Merge the summaries in `folder`/job and clear it.
 
     The index comes last: where it is, the set is complete.
     Raises ValueError when every clip was left out.
     """
     import pyarrow as pa
 
-    problems = [(str(name), str(reason)) for name, reason in problems]
-    summaries, tables = [], []
+    problems, summaries, tables = [], [], []
     for shard in sorted(folder.glob("shard-*.tar")):
         part = json.loads((folder / "job" / f"{shard.name}.json").read_bytes())
-        problems += [(name, reason) for name, reason in part["problems"]]
+        problems += [Problem(*problem) for problem in part["problems"]]
         if rows := part.pop("rows"):
             summaries.append(part)
             tables.append(table(rows, shard.name))
@@ -77,12 +77,11 @@ def write_index(folder: Path, problems: Sequence[Problem]) -> None:
     index = pa.concat_tables(tables, promote_options="permissive")
     stats = {
         "clips": len(index),
-        "left_out": len(problems),
         "hours": float(index["seconds"].to_numpy().sum() / 3600),
         **statistics(summaries),
     }
     write_atomically(folder / "stats.json", (json.dumps(stats, indent=1) + "\n").encode())
-    write_atomically(folder / "problems.csv", csv_bytes([("name", "reason"), *problems]))
+    write_problems(folder / PROBLEMS, problems)
     write_atomically(folder / "index.parquet", parquet_bytes(index))
     # The folder stays: another process may be about to lock a file in it.
     for path in (folder / "job").iterdir():
@@ -119,11 +118,19 @@ def statistics(summaries: Sequence[dict]) -> dict:
     }
 
 
-def csv_bytes(rows: Sequence[Sequence[str]]) -> bytes:
-    """Return rows as CSV, in UTF-8 whatever a file's name may hold."""
+def write_problems(path: Path, problems: Sequence[Problem]) -> None:
+    """Write problems as CSV, in UTF-8 whatever a file's name may hold."""
     file = io.StringIO(newline="")
-    csv.writer(file).writerows(rows)
-    return file.getvalue().encode("utf-8", "replace")
+    csv.writer(file).writerows([Problem._fields, *printable(problems)])
+    write_atomically(path, file.getvalue().encode())
+
+
+def printable(problems: Sequence[Problem]) -> list[Problem]:
+    """Return problems with question marks for what UTF-8 cannot hold."""
+    return [
+        Problem(*(str(p).encode("utf-8", "replace").decode() for p in problem))
+        for problem in problems
+    ]
 
 
 def table(rows: Sequence[dict], shard: str) -> pa.Table:

@@ -19,6 +19,7 @@ from presto_data.clips import Metadata, Problem
 
 OPEN_FILES = 512  # shards kept open; systems allow a process about 1,000 files
 TIMING = ("start", "total", "frame_seconds")
+UNREAD, PROBLEMS = "unread.csv", "problems.csv"  # of listing a corpus, and of encoding its clips
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,13 @@ class LatentShards:
 
     @property
     def problems(self) -> list[Problem]:
-        """What is not in the set, and why."""
-        with open(self.path / "problems.csv", newline="", encoding="utf-8") as file:
-            return [Problem(*row) for row in csv.reader(file)][1:]
+        """What is not in the set, and why: recordings that could not be read, then clips."""
+        return self.unread + read_problems(self.path / PROBLEMS)
+
+    @property
+    def unread(self) -> list[Problem]:
+        """What the corpus itself left out, when it was last encoded."""
+        return read_problems(self.path / UNREAD)
 
     def caption(self, index: int) -> str:
         return self.table["caption"][index].as_py()
@@ -204,6 +209,14 @@ class LatentShards:
             torch.stack(scales) if self.stats["scales"] else None,
             self.timing,
         )
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Return the problems in a CSV file; none where there is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [Problem(*row) for row in csv.reader(file)][1:]
 
 
 def find_set(path: Path) -> Path:

@@ -18,7 +18,7 @@ NUMBER = r"\d+(?:\.\d+)?"
 TEMPO = re.compile(
     rf"(?<![\d.])(?P<low>{NUMBER})(?P<to>\s*(?:-|–|to)\s*)(?P<high>{NUMBER})(?P<u>[\s-]*bpm\b)"
     rf"|(?<![\d.])(?P<number>{NUMBER})(?P<unit>[\s-]*(?:bpm\b|beats (?:per|a) minute\b))"
-    r"|(?P<label>\b(?:bpm|tempo(?: of| is| at|\s*[:=]))(?: about| around)?[\s:=~]*)"
+    r"|(?P<label>\b(?:bpm|tempo(?: of| is| at|\s*[:=])?)(?: about| around)?[\s:=~]*)"
     rf"(?P<said>{NUMBER})(?![\w/'’])",
     re.I,
 )
@@ -27,7 +27,7 @@ MODE = r"(?:major|minor|maj|min|dorian|phrygian|lydian|mixolydian|aeolian|ionian
 KEY = re.compile(rf"(?<![\w#])(?P<article>an? )?{TONIC}(?P<gap>[ -]?)(?P<mode>{MODE})", re.I)
 SHORT = rf"{TONIC.replace('A-Ga-g', 'A-G')}(?P<short>m?)"
 PLACED = re.compile(
-    rf"(?P<place>(?i:\b(?:in the key of|in|the key of|the key is|key of|key:|key)) ){SHORT}"
+    rf"(?P<place>(?i:\b(?:(?:in |the )?key(?: of| is)? |in |(?:key|chords?) ?[:=] ?))){SHORT}"
     rf"(?![\w#♯♭-]| (?:sharp|flat)\b|[ -]{MODE})"
 )
 ALONE = re.compile(rf"(?P<place>(?:^|(?<=, ))){SHORT}(?=,|$)")

@@ -14,6 +14,7 @@ from presto_data.clips import Metadata
 from presto_data.faults import Faults
 
 LISTS = ("instruments", "tags")
+FASTEST = 1000  # bpm; a larger number is no tempo
 Row = dict[str, Any]
 
 
@@ -48,12 +49,14 @@ def _blank(value: Any) -> bool:
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Row | str]]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(file)
+        reader = csv.reader(file)
         try:
-            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-            for number, row in enumerate(reader, start=2):
-                more = any(cell.strip() for cell in row.pop(None, ()))
-                yield number, "more cells than the header" if more else row
+            header = [name.strip().lower() for name in next(reader, ())]
+            for number, cells in enumerate(reader, start=2):
+                more = any(cell.strip() for cell in cells[len(header) :])
+                if cells:
+                    row = dict(zip(header, cells, strict=False))
+                    yield number, "more cells than the header" if more else row
         except csv.Error as error:
             raise ValueError(f"{path}: not a CSV ({error})") from None
 
@@ -103,7 +106,7 @@ def facts_of(row: Row) -> Row:
     facts = {name: value for name, value in row.items() if name in known and value}
     if "tempo" in facts:
         facts["tempo"] = number_of(row, "tempo") or None
-        if (facts["tempo"] or 0) < 0:
+        if not 0 <= (facts["tempo"] or 0) <= FASTEST:
             raise ValueError(f"bad number (tempo is {row['tempo']!r})")
     for name in facts.keys() - {"tempo"}:
         facts[name] = names_of(row, name) if name in LISTS else str(facts[name]).strip()

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from presto_distill.lab import plots, results, studies, widgets
-from presto_distill.lab.params import FakeScoreUpdates, LayerDistillation, NuWeights, Params
+from presto_distill.lab.params import (
+    Baselines,
+    FakeScoreUpdates,
+    LayerDistillation,
+    ListeningTest,
+    NuWeights,
+    Params,
+)
 from presto_distill.lab.report import write_report
 from presto_models import Sampling
 
@@ -196,6 +203,30 @@ def test_report_states_met_and_not_met(page):
     assert "4.0 ×" in said["10 s clip: end to end"]
 
 
+def test_a_folder_of_different_runs_says_so(tmp_path):
+    def page_of(**values) -> str:
+        for number, name in enumerate(("a", "b")):
+            keep = results.Results(tmp_path, name)
+            keep.save_provenance(Params(**{key: value[number] for key, value in values.items()}))
+        return write_report(tmp_path).read_text()
+
+    assert "differ in" not in page_of(out=("x", "y"))
+    assert "differ in preset and seed" in page_of(preset=("quick", "smoke"), seed=(0, 1))
+
+
+def test_relative_paths_mean_the_same_beside_the_notebooks(tmp_path, monkeypatch):
+    here = tmp_path / "notebooks"
+    here.mkdir()
+    (here / "00_tour.ipynb").touch()
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(here)
+    rated = ListeningTest.parse(ratings="sent", model="my-model", stored="")
+    assert (rated.ratings, rated.model) == (str(tmp_path / "sent"), str(tmp_path / "my-model"))
+    assert (rated.stored, ListeningTest.parse(model="presto-small").model) == ("", "presto-small")
+    compared = Baselines.parse(others=[["A", "clips/a"], ["B", "/b"]])
+    assert compared.others == (("A", str(tmp_path / "clips/a")), ("B", "/b"))
+
+
 def test_report_is_self_contained_and_escapes(page):
     assert "data:image/png;base64," in page and "data:audio/ogg;base64," in page
     assert "http" not in page
@@ -211,11 +242,13 @@ def test_report_without_results_is_refused(tmp_path):
 def test_stored_tables_are_shown_instead_of_measured(tmp_path):
     measured = results.Results(tmp_path / "a", "x")
     measured.table("t", lambda: pd.DataFrame({"value": [1.5]}))
+    measured.save_provenance(Params())
     shown = results.Results(tmp_path / "b", "x", stored=tmp_path / "a")
     assert shown.table("t", lambda: 1 / 0)["value"].tolist() == [1.5]
     assert (tmp_path / "b" / "tables" / "x-t.parquet").exists()
     assert "Stored results" in shown.source and "Measured here" in measured.source
     with pytest.raises(ValueError, match=r"no x-u\.parquet, only: x-t"):
         shown.table("u", lambda: 1 / 0)
-    with pytest.raises(ValueError, match="holds no tables"):
-        results.open_results(Params(stored=str(tmp_path / "c")), "x")
+    assert shown.has_stored("t") and not shown.has_stored("u") and not measured.has_stored("t")
+    with pytest.raises(ValueError, match="holds no finished run of y"):
+        results.open_results(Params(stored=str(tmp_path / "a")), "y")

@@ -264,9 +264,10 @@ def test_a_session_in_a_notebook_ends_in_the_same_file(sent_back):
         session.save()
     session.scores = {name: 40 for name in session.facts["stimuli"]}
     path = session.save()
-    assert path.name.endswith("-bob_1.csv")
+    assert path.name.endswith("-bob%2F1.csv")  # "bob 1" has another file
     assert load_ratings(key, [path]).table["score"].tolist() == [40] * 4
     assert Session(key.parent, "bob/1").trials == session.trials
+    assert {trial["text"] for trial in session.trials} == {"</script> & slap bass", "waltz 3"}
 
 
 def test_a_rater_counts_once(sent_back):

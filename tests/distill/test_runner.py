@@ -57,6 +57,14 @@ def test_inputs_are_cells_values_and_code_but_not_the_place(write, monkeypatch):
     first = inputs_digest(path, {"seed": 0, "out": "x"})
     assert first == inputs_digest(path, {"seed": 0, "out": "y"})
     assert first != inputs_digest(path, {"seed": 1, "out": "x"})
+    clips, values = (
+        path.parent / "clips",
+        {"seed": 0, "others": [["A", str(path.parent / "clips")]]},
+    )
+    clips.mkdir()
+    before = inputs_digest(path, values)
+    (clips / "a.wav").touch()
+    assert inputs_digest(path, values) != before
     monkeypatch.setattr("presto_distill.lab.inputs.code_digest", lambda: "other code")
     assert first != inputs_digest(path, {"seed": 0, "out": "x"})
 
@@ -147,7 +155,7 @@ def test_stored_results_skip_what_they_hold_no_tables_of(write, tmp_path, capsys
     (tmp_path / "stored" / "tables").mkdir(parents=True)
     settings = {"preset": "smoke", "out": tmp_path / "out"}
     assert run_notebooks(stored=tmp_path / "stored", **settings) == []
-    assert capsys.readouterr().err.count("holds no tables of it") == 2
+    assert capsys.readouterr().err.count("holds no finished run of it") == 2
     with pytest.raises(ValueError, match="jobs must be at least 1"):
         run_notebooks(jobs=0, **settings)
 

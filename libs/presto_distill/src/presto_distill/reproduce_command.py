@@ -34,7 +34,8 @@ def reproduce(
         audio: A folder of your own recordings instead of the rendered corpus.
         out: Folder for results; default runs/PRESET. What it already holds is not redone.
         model: A bundled model or a model folder to distill.
-        stored: Draw the figures of these results instead, e.g. results/cpu; trains nothing.
+        stored: Draw the figures of these results instead, e.g. results/cpu, with the preset, seed
+            and data they were made with; trains nothing.
         again: Run notebooks too that are done already with the same inputs.
         list_names: Only print the names of the notebooks, for jobs of other launchers.
     """

@@ -26,6 +26,7 @@ def inputs_digest(notebook: Path, values: dict[str, Any]) -> str:
         "audio": _listing(values.get("audio")),
         "stored": _listing(values.get("stored")),
         "ratings": _listing(values.get("ratings")),
+        "others": [_listing(folder) for _, folder in values.get("others", ())],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

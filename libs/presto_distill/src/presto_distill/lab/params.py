@@ -46,9 +46,13 @@ class Params:
         if (Path.cwd() / "00_tour.ipynb").is_file():
             # JupyterLab starts kernels beside the notebooks, papermill where it is called: relative
             # paths mean the same in both.
-            for name in ("out", "audio", "stored"):
-                if values.get(name):
-                    values[name] = str(Path.cwd().parent / values[name])
+            root = Path.cwd().parent
+            for name in ("out", "audio", "model", "stored", "ratings"):
+                named = values.get(name)
+                if named and (name != "model" or (root / named).is_dir()):
+                    values[name] = str(root / named)
+            if others := values.get("others"):
+                values["others"] = tuple((name, str(root / folder)) for name, folder in others)
         return cls(**values)
 
 

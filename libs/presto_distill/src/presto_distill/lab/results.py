@@ -69,12 +69,17 @@ class Results:
         import pandas as pd
 
         folder, file = self.stored / "tables", f"{self.notebook}-{name}.parquet"
-        if not (folder / file).exists():
+        if not self.has_stored(name):
             held = ", ".join(sorted(p.stem for p in folder.glob(f"{self.notebook}-*.parquet")))
             raise ValueError(f"{folder} has no {file}, only: {held or 'nothing of this notebook'}")
         body = (folder / file).read_bytes()  # the same file, not one written anew
         write_atomic(self._path("tables", name, "parquet"), lambda to: to.write_bytes(body))
         return pd.read_parquet(folder / file)
+
+    def has_stored(self, name: str) -> bool:
+        """Whether stored results are shown, and hold this table."""
+        file = f"{self.notebook}-{name}.parquet"
+        return self.stored is not None and (self.stored / "tables" / file).exists()
 
     @property
     def source(self) -> str:
@@ -82,11 +87,11 @@ class Results:
         if self.stored is None:
             return f"Measured here, kept in {self.out}."
         facts = stored_facts(self.stored, self.notebook)
-        params, machine = facts.get("params", {}), facts.get("hardware", {})
+        params, machine = facts["params"], facts["hardware"]
         return (
-            f"Stored results, {self.stored}: preset {params.get('preset')}, seed "
-            f"{params.get('seed')}, commit {facts.get('commit')}, {facts.get('time')}, on "
-            f"{machine.get('gpu') or machine.get('cpu')}. Nothing is trained."
+            f"Stored results, {self.stored}: preset {params['preset']}, seed {params['seed']}, "
+            f"commit {facts['commit']}, {facts['time']}, on {machine['gpu'] or machine['cpu']}. "
+            "Nothing is trained."
         )
 
     def save_table(self, table: DataFrame, name: str) -> DataFrame:
@@ -175,9 +180,9 @@ class Results:
 def open_results(params: Params, notebook: str) -> Results:
     """Where a notebook of these parameters leaves its results."""
     stored = Path(params.stored) if params.stored else None
-    if stored and not (stored / "tables").is_dir():
-        raise ValueError(f"stored: {stored} holds no tables of an earlier run")
-    made = stored_facts(stored, notebook).get("params", {}) if stored else {}
+    if stored and not stored_facts(stored, notebook):
+        raise ValueError(f"stored: {stored} holds no finished run of {notebook}")
+    made = stored_facts(stored, notebook)["params"] if stored else {}
     for name in ("preset", "seed"):
         if made.get(name, getattr(params, name)) != getattr(params, name):
             raise ValueError(f"{stored} was made with {name} {made[name]!r}: set {name} to that")

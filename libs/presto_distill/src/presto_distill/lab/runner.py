@@ -18,7 +18,8 @@ from presto_distill.lab.inputs import inputs_digest
 from presto_distill.lab.results import stored_facts, write_json
 from presto_distill.presets import preset as find_preset
 
-PLACES = ("preset", "seed", "out", "audio", "model", "stored")  # what a run says for all notebooks
+# What a run says for all notebooks, and where raters' files lay on another machine.
+PLACES = ("preset", "seed", "out", "audio", "model", "stored", "ratings")
 KINDS = ("figures", "tables", "verdicts", "audio")
 
 # In this order: later notebooks reuse the runs and samples of earlier ones, and where several run
@@ -85,8 +86,8 @@ def run_notebooks(
     preset's. Executed copies go to `out`/notebooks. `jobs` notebooks run at a time, in processes
     that share the cores. Unless `again`, those are skipped that ended well in `out` with the same
     inputs (`inputs_digest`). `stored`: a folder of results to draw from, with the parameters they
-    were made with; notebooks it holds no tables of are skipped. Raises ValueError for an unknown
-    notebook or parameter before anything runs.
+    were made with; notebooks of which it holds no finished run are skipped. Raises ValueError for
+    an unknown notebook or parameter before anything runs.
     """
     folder, out = find_notebooks(), Path(out).resolve()
     if jobs < 1:
@@ -109,9 +110,9 @@ def run_notebooks(
     log, todo, digests = _read_log(out), [], {}
     for name in chosen:
         if stored and not _drawable(Path(stored), name, known[name]):
-            _say(f"{name}: skipped, {stored} holds no tables of it", progress)
+            _say(f"{name}: skipped, {stored} holds no finished run of it", progress)
             continue
-        made = stored_facts(Path(stored), name).get("params", {}) if stored else {}
+        made = stored_facts(Path(stored), name)["params"] if stored else {}
         made = {key: value for key, value in made.items() if key not in PLACES}
         values = {**given, **size.parameters, **made, **(parameters or {})}
         values = {key: value for key, value in values.items() if key in known[name]}
@@ -166,8 +167,9 @@ def _run(
 
 
 def _drawable(stored: Path, name: str, known: list[str]) -> bool:
-    """Whether a notebook can be drawn from stored tables."""
-    return "stored" in known and any((stored / "tables").glob(f"{name}-*.parquet"))
+    """Whether a notebook can be drawn from stored results: it ended, and left tables."""
+    tables = (stored / "tables").glob(f"{name}-*.parquet")
+    return "stored" in known and bool(stored_facts(stored, name)) and any(tables)
 
 
 def _cores() -> int:

@@ -4,7 +4,7 @@ Modelled on MUSHRA (ITU-R BS.1534-3): all versions of a clip side by side, slide
 hidden reference and a low-pass anchor if there is a reference. Text-to-music has none: raters then
 see the prompt, which makes it MUSHRA-style only.
 
-    OUT/key.json            which file is whose; not for raters
+    OUT/key.json            which file is whose, and what is asked; not for raters
     OUT/page/index.html     opens from any folder or stick, needs no server and no network
     OUT/page/audio/*.flac   44.1 kHz, 16 bit, equally loud, names that say nothing
 """
@@ -95,8 +95,10 @@ def build(clips: Path, out: Path, config: TestConfig = TestConfig()) -> Path:
     test = f"{random.getrandbits(32):08x}"
     facts = {"test": test, "reference": config.reference, "seed": config.seed}
     level = {"lufs": config.lufs, "gain": gain}
-    _write_text(out / "key.json", json.dumps({**facts, **level, "stimuli": key}, indent=2) + "\n")
-    shown = {"test": test, "title": config.title, "question": config.question, "trials": trials}
+    asked = {"question": config.question, "trials": trials}
+    facts |= {**level, **asked, "stimuli": key}
+    _write_text(out / "key.json", json.dumps(facts, indent=2) + "\n")
+    shown = {"test": test, "title": config.title, **asked}
     page = (files("presto_distill.lab.listening") / "page.html").read_text(encoding="utf-8")
     # A caption may hold anything, "</script>" too.
     inline = json.dumps(shown).replace("<", "\\u003c")

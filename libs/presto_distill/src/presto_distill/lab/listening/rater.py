@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from pathlib import Path
 from random import Random
+from urllib.parse import quote
 
 from presto_distill.lab.listening.ratings import COLUMNS
 from presto_distill.lab.widgets import interactive
@@ -21,12 +21,11 @@ class Session:
         self.facts = json.loads((out / "key.json").read_text(encoding="utf-8"))
         self.audio, self.rater = out / "page" / "audio", rater
         random = Random(f"{self.facts['test']}/{rater}")
-        items: dict[str, list[str]] = {}
-        for name, of in self.facts["stimuli"].items():
-            items.setdefault(of["item"], []).append(name)
-        order = sorted(items)
-        random.shuffle(order)
-        self.trials = [(item, random.sample(items[item], len(items[item]))) for item in order]
+        self.trials = [
+            {**trial, "stimuli": random.sample(trial["stimuli"], len(trial["stimuli"]))}
+            for trial in self.facts["trials"]
+        ]
+        random.shuffle(self.trials)
         self.scores: dict[str, int] = {}
 
     def save(self) -> Path:
@@ -36,13 +35,13 @@ class Session:
         text = io.StringIO()
         table = csv.writer(text)
         table.writerow(COLUMNS)
-        for number, (item, names) in enumerate(self.trials, 1):
-            for position, name in enumerate(names, 1):
+        test = self.facts["test"]
+        for number, trial in enumerate(self.trials, 1):
+            for position, name in enumerate(trial["stimuli"], 1):
                 # Nobody counts plays here: a rating stands for one.
-                row = [self.facts["test"], self.rater, item, name, self.scores[name], 1, 0]
+                row = [test, self.rater, trial["item"], name, self.scores[name], 1, 0]
                 table.writerow([*row, number, position])
-        safe = re.sub(r"\W+", "_", self.rater)
-        path = self.audio.parents[1] / f"ratings-{self.facts['test']}-{safe}.csv"
+        path = self.audio.parents[1] / f"ratings-{test}-{quote(self.rater, safe='')}.csv"
         write_atomic(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8"))
         return path
 
@@ -59,13 +58,15 @@ def rate(out: Path, rater: str = "me") -> None:
 
     session, box, status = Session(out, rater), w.VBox(), w.Label()
 
+    def heard(name: str) -> w.Audio:
+        return w.Audio.from_file(session.audio / f"{name}.flac", autoplay=False)
+
     def show(number: int) -> None:
-        item, names = session.trials[number]
-        sliders = {name: w.IntSlider(value=50, min=0, max=100) for name in names}
-        rows = [
-            w.HBox([w.Audio.from_file(session.audio / f"{name}.flac", autoplay=False), slider])
-            for name, slider in sliders.items()
-        ]
+        trial = session.trials[number]
+        sliders = {name: w.IntSlider(value=50, min=0, max=100) for name in trial["stimuli"]}
+        rows = [w.HBox([heard(name), slider]) for name, slider in sliders.items()]
+        if "reference" in trial:
+            rows.insert(0, w.HBox([heard(trial["reference"]), w.Label("the reference")]))
         last = number + 1 == len(session.trials)
         button = w.Button(description="Save" if last else "Next")
 
@@ -77,8 +78,8 @@ def rate(out: Path, rater: str = "me") -> None:
                 show(number + 1)
 
         button.on_click(go)
-        title = w.Label(f"Trial {number + 1} of {len(session.trials)}: {item}")
-        box.children = [title, *rows, button, status]
+        title = w.Label(f"Trial {number + 1} of {len(session.trials)}: {trial['text']}")
+        box.children = [title, w.Label(session.facts["question"]), *rows, button, status]
 
     show(0)
     display(box)

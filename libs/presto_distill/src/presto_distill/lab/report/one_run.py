@@ -33,6 +33,7 @@ def sections(out: Path) -> list[str]:
     facts, tables = facts_of(provenance), load_tables(out)
     return [
         header(facts, f"seed <b>{facts.get('params', {}).get('seed', '?')}</b>", "in one run"),
+        _mixture(provenance),
         required_section({"measured": required(tables, provenance) + import_time()}),
         results_section(tables, facts),
         _verdicts(load_facts(out, "verdicts")),
@@ -41,6 +42,19 @@ def sections(out: Path) -> list[str]:
         differences(provenance, facts),
         _provenance(out, provenance, facts),
     ]
+
+
+def _mixture(provenance: list[dict]) -> str:
+    """A warning where the notebooks of a folder are not of one run; else nothing."""
+    names = ("preset", "seed", "audio", "model")
+    params = [item["params"] for item in provenance]
+    different = [name for name in names if len({str(found.get(name)) for found in params}) > 1]
+    if not different:
+        return ""
+    return (
+        f"<p class='note'>The notebooks of this folder differ in {' and '.join(different)}: the "
+        "numbers of one do not compare with those of another. Facts above: the newest's.</p>"
+    )
 
 
 def _verdicts(verdicts: list[dict]) -> str:

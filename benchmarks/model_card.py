@@ -2,8 +2,8 @@
 
     python benchmarks/model_card.py --out runs/card --docs docs
 
-Every model plays the captions and tempos of held-out rendered songs into a folder of its own, and
-`presto eval` measures that folder against other held-out songs:
+Every model plays the captions, tempos and (if it can be told) keys of held-out rendered songs into
+a folder of its own, and `presto eval` measures that folder against other held-out songs:
 
     presto eval runs/card/Presto-LS --reference runs/card/reference --prompts runs/card/prompts.csv
 
@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from torchaudio.functional import resample
 from tqdm.auto import tqdm
 
-from presto_data import Clip, synthetic_corpus
+from presto_data import Clip, Metadata, synthetic_corpus
 from presto_data.genres import GENRES, INSTRUMENTS
 from presto_distill.evaluate import (
     EvalConfig,
@@ -126,7 +126,7 @@ def main(
     through = (codec.decode(codec.encode(clip.mono().audio)) for clip in asked)
     write_folder(out / "held-out songs through the codec", clips, lambda: through)
     for name, system in systems.items():
-        write_folder(out / name, clips, lambda s=system: played(model, s, prompts(asked)))
+        write_folder(out / name, clips, lambda s=system: played(model, s, asked))
 
     names = ["held-out songs", "held-out songs through the codec", *systems]
     tables = {name: measured(out, name, asked) for name in names}
@@ -142,14 +142,17 @@ def sounds(songs: list[Clip], rows: range) -> Iterator[Tensor]:
     return (songs[i].mono().audio for i in rows)
 
 
-def prompts(asked: list[Clip]) -> list[str]:
-    """The caption and tempo of each clip, as one would ask for it."""
-    return [f"{clip.caption} --bpm {clip.metadata.tempo:g}" for clip in asked]
+def prompt(facts: Metadata, caption: str, with_key: bool) -> str:
+    """A clip's caption and tempo, and its key if the model can be told, as one would ask for it."""
+    key = f" --key {facts.tonality}" if with_key else ""
+    return f"{caption} --bpm {facts.tempo:g}{key}"
 
 
-def played(model: str, system: System, texts: list[str], batch: int = 8) -> Iterator[Tensor]:
+def played(model: str, system: System, asked: list[Clip], batch: int = 8) -> Iterator[Tensor]:
     """What a model makes of each prompt (1, s), clip i from seed i."""
     pipeline = Pipeline.from_pretrained(model, variant=system.variant)
+    with_key = pipeline.denoiser.config.dit.key
+    texts = [prompt(clip.metadata, clip.caption, with_key) for clip in asked]
     for first in range(0, len(texts), batch):
         some = texts[first : first + batch]
         yield from pipeline(some, seconds=SECONDS, sampling=system.sampling, seed=first).audios
@@ -173,8 +176,7 @@ def write_prompts(path: Path, asked: list[Clip]) -> None:
     for number, clip in enumerate(asked):
         facts = clip.metadata
         tempo = f"{facts.tempo:g}" if "drums" in facts.instruments else ""
-        mode = "minor" if facts.mode in ("minor", "dorian", "phrygian") else "major"
-        rows.append((f"{number:03}.flac", clip.caption, tempo, f"{facts.key} {mode}"))
+        rows.append((f"{number:03}.flac", clip.caption, tempo, facts.tonality))
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
 

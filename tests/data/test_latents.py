@@ -26,7 +26,9 @@ class Ramps(Corpus):
     def make(self, index):
         audio = torch.linspace(-1, 1, 4 * (self.frames or FRAMES[index]))[None] * (index + 1)
         tempo = 60.0 + index if index % 2 else None
-        facts = Metadata(tempo=tempo, key="D", genre="jazz", instruments=("piano", "flute"))
+        facts = Metadata(
+            tempo=tempo, key="D", mode="dorian", genre="jazz", instruments=("piano", "flute")
+        )
         return Clip(audio, 8, f"number {index} 🎵", facts, str(index), 10.0 * index, 100.0)
 
 
@@ -76,11 +78,26 @@ def test_the_loaded_set_answers_as_the_shards_do(tmp_path):
         assert torch.equal(getattr(loaded, name), getattr(shards, name))
     assert loaded.lengths.tolist() == shards.lengths.tolist()
     for i in range(7):
+        assert loaded.tonality(i) == shards.tonality(i) == "D minor"
         assert loaded.caption(i) == shards.caption(i) and loaded.metadata[i] == shards.metadata(i)
         for a, b in zip(loaded.crop(i, 3, 5), shards.crop(i, 3, 5), strict=True):
             assert torch.equal(a, b)
     with pytest.raises(ValueError, match="clips of 9 to 30 frames"):
         encode(Ramps(), with_scale, tmp_path / "uneven").load()
+
+
+@pytest.mark.parametrize(
+    ("key", "mode", "tonality"),
+    [
+        ("A", "minor", "A minor"),
+        ("B flat", "mixolydian", "B flat major"),
+        ("F#", None, None),
+        (None, "major", None),
+        ("H", "major", None),  # a German B: no key that anybody else would look for
+    ],
+)
+def test_a_key_is_known_where_tonic_and_mode_are(key, mode, tonality):
+    assert Metadata(key=key, mode=mode).tonality == tonality
 
 
 def test_a_frame_is_as_long_as_the_clip_says_where_the_encoder_does_not(tmp_path):

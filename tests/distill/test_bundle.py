@@ -22,11 +22,12 @@ from presto_models import (
     PrestoDenoiser,
     TextEncoder,
 )
+from presto_models.conditioning import KEYS
 from presto_models.pipeline import VARIANTS
 from presto_models.snapshot import find_snapshot
 
 TINY = replace(
-    smallest(), dit=DiTConfig(width=32, depth=4, heads=2, text_attention=False), clips=16
+    smallest(), dit=DiTConfig(width=32, depth=4, heads=2, text_attention=False, key=True), clips=16
 )
 
 
@@ -42,7 +43,7 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
     for variant in VARIANTS:
         pipeline = Pipeline.from_pretrained(tmp_path, variant=variant)
         assert pipeline.few_step == (variant in ("steps", "layers_steps"))
-        made = pipeline("jazz --bpm 90", seconds=0.5)
+        made = pipeline("jazz --bpm 90 --key A minor", seconds=0.5)
         assert made.audios.shape == (1, 1, 22_050) and made.audios.isfinite().all()
         interval = None if pipeline.few_step else TINY.guidance_interval
         assert made.metadata[0].get("guidance_interval") == interval
@@ -106,6 +107,18 @@ def test_the_stream_of_mixed_lengths_resumes_anywhere(tmp_path):
     first = [batch for batch, _ in zip(stream(0), range(9), strict=False)]
     for start in range(9):
         assert torch.equal(next(stream(start)).x, first[start].x)
+
+
+def test_a_network_with_a_key_hears_that_of_some_crops():
+    facts = [Metadata(tempo=100.0, key="A", mode="minor"), Metadata(tempo=100.0)]
+    data = LatentSet(torch.randn(2, 4, 64), ["x", "y"], facts)
+    preset = replace(TINY, frames_and_batch=((16, 200),), key_dropout=0.25)
+    told = next(mixed_lengths([data], TextEncoder(), preset)(0)).cond
+    assert told.key.unique().tolist() == [0, 1 + KEYS.index("A minor")]
+    assert 60 < told.key.count_nonzero() < 90  # of 100
+    without = replace(preset, dit=replace(preset.dit, key=False))
+    untold = next(mixed_lengths([data], TextEncoder(), without)(0)).cond
+    assert untold.key is None and torch.equal(untold.tempo, told.tempo)
 
 
 def test_matching_pairs_are_what_the_contrastive_loss_rewards():

@@ -27,12 +27,14 @@ class Latents(Protocol):
 
     def __len__(self) -> int: ...
     def caption(self, index: int) -> str: ...
+    def tonality(self, index: int) -> str | None: ...
     def crop(self, index: int, at: int, frames: int) -> tuple[Tensor, Tensor | None]: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Latent crops with captions, tempo in bpm (0: unknown) and places in the latent set.
+    """Latent crops with captions, tempo in bpm (0: unknown), tonality ("A minor"; None: unknown)
+    and places in the latent set.
 
     `start` and `total` say where a crop begins and how long its recording is, in seconds (total 0:
     unknown).
@@ -44,6 +46,7 @@ class Batch:
     index: Int[Tensor, " b"]
     start: Float[Tensor, " b"]
     total: Float[Tensor, " b"]
+    tonality: list[str | None]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""
@@ -93,6 +96,10 @@ class Mixture:
     def caption(self, index: int) -> str:
         part, own = self._place(index)
         return part.caption(own)
+
+    def tonality(self, index: int) -> str | None:
+        part, own = self._place(index)
+        return part.tonality(own)
 
     def crop(self, index: int, at: int, frames: int) -> tuple[Tensor, Tensor | None]:
         part, own = self._place(index)
@@ -179,6 +186,7 @@ class BatchStream(IterableDataset):
             rows,
             (start + torch.from_numpy(offsets) * frame_seconds).float(),
             total.float(),
+            [self.mixture.tonality(i) for i in index.tolist()],
         )
 
     def _draw(self, index: int, at: int, position: int) -> Float[Tensor, "c t"]:

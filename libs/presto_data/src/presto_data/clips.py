@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,12 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
+
+TONIC = re.compile(r"[A-G] ?(#|♯|sharp|b|♭|flat)?", re.IGNORECASE)
+THIRDS = {
+    "major": ("major", "ionian", "lydian", "mixolydian"),
+    "minor": ("minor", "aeolian", "dorian", "phrygian"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,12 @@ class Metadata:
     instruments: tuple[str, ...] = ()
     mood: str | None = None
     tags: tuple[str, ...] = ()
+
+    @property
+    def tonality(self) -> str | None:
+        """The key as "A minor", church modes by their third; None where it is not known so."""
+        third = next((third for third, modes in THIRDS.items() if self.mode in modes), None)
+        return f"{self.key} {third}" if third and TONIC.fullmatch(self.key or "") else None
 
     @classmethod
     def from_json(cls, row: dict) -> Metadata:

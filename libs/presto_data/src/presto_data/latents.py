@@ -82,6 +82,9 @@ class LatentSet:
     def caption(self, index: int) -> str:
         return self.captions[index]
 
+    def tonality(self, index: int) -> str | None:
+        return self.metadata[index].tonality
+
     def crop(
         self, index: int, at: int, frames: int
     ) -> tuple[Float[Tensor, "c t"], Float[Tensor, "c t"] | None]:
@@ -166,6 +169,14 @@ class LatentShards:
 
     def caption(self, index: int) -> str:
         return self.table["caption"][index].as_py()
+
+    def tonality(self, index: int) -> str | None:
+        return self._tonalities[index]
+
+    @cached_property
+    def _tonalities(self) -> list[str | None]:
+        columns = (self.table[name].to_pylist() for name in ("key", "mode"))
+        return [Metadata(key=key, mode=mode).tonality for key, mode in zip(*columns, strict=True)]
 
     def metadata(self, index: int) -> Metadata:
         names = [f.name for f in fields(Metadata) if f.name in self.table.column_names]

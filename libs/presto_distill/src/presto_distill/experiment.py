@@ -163,16 +163,17 @@ class Lab:
 
     def stream(self, batch: int) -> Stream:
         """Training batches with their conditions encoded."""
-        return conditioned(
-            self.train, self.text, batch=batch, frames=self.preset.frames, seed=self.seed
-        )
+        size = {"batch": batch, "frames": self.preset.frames}
+        key_dropout = 0.0 if self.teacher.config.dit.key else None
+        return conditioned(self.train, self.text, **size, seed=self.seed, key_dropout=key_dropout)
 
     @cached_property
     def prompts(self) -> Condition:
-        """Conditions of the clips to generate: captions and tempi of held-out clips."""
-        rows = [i % len(self.held_out) for i in range(self.preset.samples)]
-        captions = [self.held_out.captions[i] for i in rows]
-        return condition(self.text, captions, self.held_out.tempo[rows])
+        """Conditions of the clips to generate: captions, tempi and keys of held-out clips."""
+        held = self.held_out
+        rows = [i % len(held) for i in range(self.preset.samples)]
+        key = [held.tonality(i) for i in rows] if self.teacher.config.dit.key else None
+        return condition(self.text, [held.captions[i] for i in rows], held.tempo[rows], key=key)
 
     @cached_property
     def reference(self) -> Float[Tensor, "n d"]:

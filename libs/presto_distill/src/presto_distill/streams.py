@@ -24,20 +24,29 @@ def conditioned(
     frames: int,
     seed: int,
     tempo_dropout: float = 0.0,
+    key_dropout: float | None = None,
 ) -> Stream:
-    """Batches of latents with captions and tempi encoded as conditions, once per caption.
+    """Batches of latents with captions, tempi and keys encoded as conditions, once per caption.
 
     A crop's `beat` is told as if its recording began on a beat, as rendered ones do. A share
-    `tempo_dropout` of crops keeps its tempo to itself, so that prompts need not state one.
+    `tempo_dropout` of crops keeps its tempo to itself, so that prompts need not state one, and
+    `key_dropout` its key; None: no key is ever told, for networks built without.
     """
     encoder = Cached(text)
 
     def stream(start: int) -> Iterator[Batch]:
         drawn = batches(data, batch_size=batch, frames=frames, seed=seed, start=start)
         for k, item in enumerate(drawn, start):
-            kept = torch.from_numpy(np.random.default_rng([seed, k]).random(batch)) >= tempo_dropout
+            rng = np.random.default_rng([seed, k])
+            tempo = item.tempo * torch.from_numpy(rng.random(batch) >= tempo_dropout)
+            key = None
+            if key_dropout is not None:
+                told = rng.random(batch) >= key_dropout
+                key = [
+                    one if known else None for one, known in zip(item.tonality, told, strict=True)
+                ]
             beat = item.start * item.tempo / 60
-            cond = condition(encoder, item.captions, item.tempo * kept, beat=beat)
+            cond = condition(encoder, item.captions, tempo, key=key, beat=beat)
             yield Batch(item.latents, tree_map_only(Tensor, Tensor.cpu, cond))
 
     return stream

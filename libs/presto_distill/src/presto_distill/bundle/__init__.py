@@ -43,7 +43,15 @@ class Stage(NamedTuple):
 
 
 SONGS = ("seed", "clips", "held_out", "clip_seconds")
-CROPS = (*SONGS, "training_seed", "long_clips", "long_seconds", "tempo_dropout", "frames_and_batch")
+CROPS = (
+    *SONGS,
+    "training_seed",
+    "long_clips",
+    "long_seconds",
+    "tempo_dropout",
+    "key_dropout",
+    "frames_and_batch",
+)
 FEW_STEPS = (
     *CROPS,
     "guidance_interval",

@@ -78,7 +78,8 @@ def measure(
     embedder = ContrastiveEmbedder.from_pretrained(out / "embedder")
     text = TextEncoder.from_pretrained(out / "text")
     pipeline = Pipeline(model.cpu(), None, text, few_step=model.config.few_step)
-    cond = condition(text, held.captions[:samples], held.tempo[:samples])
+    key = [held.tonality(i) for i in range(samples)] if model.config.dit.key else None
+    cond = condition(text, held.captions[:samples], held.tempo[:samples], key=key)
     shape, seeds = (samples, held.latents.shape[1], frames), range(seed, seed + samples)
     clips = {"real": held.latents[:samples, :, :frames]}
     channels = held.latents.transpose(0, 1).flatten(1)

@@ -60,7 +60,7 @@ def mixed_lengths(parts: list[LatentSet], text: TextEncoder, preset: BundlePrese
             batch=batch,
             frames=frames,
             seed=preset.training_seed + i,
-            tempo_dropout=preset.tempo_dropout,
+            **preset.dropout,
         )
         for i, (frames, batch) in enumerate(preset.frames_and_batch)
     )

@@ -112,7 +112,7 @@ class Workbench:
         """The base model's from so many noised crops, solved once for both few-step students."""
         cfg = RegressionConfig(guidance_scale=self.preset.guidance_scale)
         seed, size = self.preset.seed, {"batch": clips, "frames": frames}
-        size |= {"tempo_dropout": self.preset.tempo_dropout}
+        size |= self.preset.dropout
         real = next(conditioned(fitting(self.data, frames), self.text, **size, seed=seed)(0))
         # Not the conditions themselves: they are computed, and threads may change their last bits.
         files = ("base/config.json", "base/model.safetensors", "text/model.safetensors")

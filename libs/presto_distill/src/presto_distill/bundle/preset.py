@@ -41,6 +41,7 @@ class BundlePreset:
     long_seconds: float = 33.0
     dit: DiTConfig = replace(micro(), frame_rate=44_100 / 2048)
     tempo_dropout: float = 0.15  # of crops, so that a prompt need not state one
+    key_dropout: float = 0.5  # likewise; it matters where `dit` has a key
     frames_and_batch: tuple[tuple[int, int], ...] = (
         (64, 24),
         (216, 8),
@@ -73,6 +74,12 @@ class BundlePreset:
     stereo_held_out: int = 48
     stereo_seconds: float = 6.0
     stereo_batch: tuple[int, int] = (6, 49_152)  # crops, samples of each
+
+    @property
+    def dropout(self) -> dict[str, float]:
+        """Shares of crops that keep to themselves what their network could be told."""
+        key = {"key_dropout": self.key_dropout} if self.dit.key else {}
+        return {"tempo_dropout": self.tempo_dropout, **key}
 
 
 def cpu() -> BundlePreset:

@@ -1,6 +1,7 @@
 """The laboratory: runs are keyed by what they depend on, shared, and resumed after a kill."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -177,5 +178,17 @@ def test_other_recordings_of_the_same_name_and_number_are_other_data(model, tmp_
         soundfile.write(audio / "one.wav", sound, 44_100)
         lab = Lab.open(smoke(), out=tmp_path / "out", audio=audio, model=model)
         sources.append(lab.source)
-    assert all(source.startswith("27 excerpts of 3 s from audio (") for source in sources)
+    assert all(source.startswith("26 excerpts of 3 s from audio (") for source in sources)
     assert sources[0] != sources[1]
+    spans = [(clip.start, clip.start + 3) for part in lab.music for clip in part.excerpts]
+    assert all(end <= start for (_, end), (start, _) in pairwise(sorted(spans)))
+    assert [len(part) for part in lab.music] == [20, 6]
+
+
+def test_no_clip_of_another_lab_or_draw_starts_from_the_same_noise(model, tmp_path):
+    labs = [Lab.open(smoke(), seed=seed, out=tmp_path, model=model) for seed in (0, 1)]
+    made = [
+        lab.generate(lab.teacher, Sampling(steps=1), draw=draw) for lab in labs for draw in (0, 1)
+    ]
+    first = {tuple(clip[0, :3].tolist()) for clips in made for clip in clips}
+    assert len(first) == sum(map(len, made))

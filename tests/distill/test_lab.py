@@ -234,6 +234,13 @@ def test_report_is_self_contained_and_escapes(page):
     assert "not decided here" in page
 
 
+def test_clearly_worse_is_worse_in_either_direction():
+    best, worst = pd.Series(scored("a", 0.2)), pd.Series(scored("b", 0.9))
+    assert studies.worse(worst, best) == ["frechet distance", "mmd"]
+    assert studies.worse(best, worst) == ["density", "recall", "coverage", "clap score"]
+    assert studies.worse(best, pd.Series(scored("c", 0.25))) == []
+
+
 def test_report_without_results_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no results"):
         write_report(tmp_path)
@@ -250,5 +257,8 @@ def test_stored_tables_are_shown_instead_of_measured(tmp_path):
     with pytest.raises(ValueError, match=r"no x-u\.parquet, only: x-t"):
         shown.table("u", lambda: 1 / 0)
     assert shown.has_stored("t") and not shown.has_stored("u") and not measured.has_stored("t")
+    with pytest.raises(ValueError, match=r"made with nu_pairs \[\[0\.0, 0\.0\]\]: set nu_pairs to"):
+        results.Results(tmp_path / "a", "n").save_provenance(NuWeights(nu_pairs=((0.0, 0.0),)))
+        results.open_results(NuWeights(stored=str(tmp_path / "a")), "n")
     with pytest.raises(ValueError, match="holds no finished run of y"):
         results.open_results(Params(stored=str(tmp_path / "a")), "y")

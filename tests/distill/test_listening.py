@@ -130,7 +130,7 @@ def test_a_planted_order_is_found():
 
 def test_where_there_is_no_order_none_is_found_more_often_than_promised():
     """40 tests of equal systems: with Holm's correction at 5 %, two false finds are expected, and
-    more than six have a probability of 1.4 %."""
+    more than six have a probability of 0.3 %."""
     equal = dict.fromkeys(QUALITY, 50.0)
     false = sum(
         compare(simulated(equal, raters=10, items=4, seed=seed))["better"].any()

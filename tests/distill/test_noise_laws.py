@@ -114,17 +114,6 @@ def test_laws_by_name():
         nl.chosen(params.NoiseLaws(laws="all"))
 
 
-def test_quality_rises_only_if_every_doubling_helps():
-    def row(value: float) -> pd.Series:
-        names = ("frechet_distance", "frechet_distance_low", "frechet_distance_high")
-        return pd.Series(dict(zip(names, (value, value - 0.1, value + 0.1), strict=True)))
-
-    rows = {1: row(3.0), 2: row(2.0), 4: row(1.5)}
-    assert nl.rising(rows) == (True, pytest.approx(0.5))
-    assert nl.rising(rows | {8: row(1.45)}) == (None, pytest.approx(0.05))
-    assert nl.rising(rows | {8: row(1.9)}) == (False, pytest.approx(-0.4))
-
-
 def test_growth_compares_the_quarters_of_a_training():
     assert studies.growth([{"dsm": value} for value in (1, 1, 2, 3)]) == (1, 3)
     assert studies.divergence([{"dsm": value} for value in (1, 1, 2, 3)]) == ""

@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import cycle, islice
@@ -164,6 +165,12 @@ class FileCorpus(Corpus):
 
     def __len__(self) -> int:
         return len(self.excerpts)
+
+    def only(self, rows: Iterable[int]) -> FileCorpus:
+        """Return a corpus of some of the clips, and of no problems."""
+        part = copy(self)
+        part.excerpts, part.problems = [self.excerpts[row] for row in rows], []
+        return part
 
     @property
     def key(self) -> dict:

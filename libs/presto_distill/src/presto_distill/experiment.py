@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from presto_data import LatentSet, encode_corpus, folder_corpus, synthetic_corpus
-from presto_data.clips import Corpus
+from presto_data.clips import Corpus, Problem
 from presto_data.encode import claimed
 from presto_distill.fit import fit
 from presto_distill.metrics import Scores, evaluate
@@ -41,7 +41,8 @@ from presto_models.precision import autocast
 from presto_models.samplers import sample
 from presto_models.snapshot import find_snapshot, write_atomic
 
-EXCERPTS = 26  # of recordings at least: a fifth of them are held out, and scores need six
+HELD_OUT = 5  # every so many-th excerpt of recordings
+EXCERPTS = 26  # of them at least: scores need six that are held out
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Lab:
     ) -> "Lab":
         """Load the bundled model; the data are encoded when first asked for, once per `out`.
 
-        `audio`: a folder of one's own recordings instead of the rendered corpus; a fifth of its
-        excerpts, at least one, is held out.
+        `audio`: a folder of one's own recordings instead of the rendered corpus; every fifth of its
+        excerpts is held out, from the recordings that the others are from.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder = find_snapshot(model)
@@ -108,29 +109,45 @@ class Lab:
         return self.out / "cache"
 
     @cached_property
-    def _data(self) -> tuple[LatentSet, LatentSet, str]:
-        """Training and held-out clips, encoded unless an earlier run did, and what they are.
+    def music(self) -> tuple[Corpus, Corpus]:
+        """Training and held-out clips in sound: rendered songs, or excerpts of recordings.
 
         Raises ValueError where the recordings are too few.
         """
-        seed, seconds = self.seed, self.preset.clip_seconds
+        seconds = self.preset.clip_seconds
         if self.audio is None:
-            train = self._encode(synthetic_corpus(self.preset.clips, seed=seed, seconds=seconds))
-            held_out = synthetic_corpus(self.preset.held_out, seed=seed + 1000, seconds=seconds)
-            source = f"rendered music, songs {seed} (training) and {seed + 1000} (held out)"
-            return train, self._encode(held_out), source
-        corpus = folder_corpus(self.audio, seconds=seconds)
-        both = self._encode(corpus)
-        if len(both) < EXCERPTS:
+            songs = {self.seed: self.preset.clips, self.seed + 1000: self.preset.held_out}
+            return tuple(synthetic_corpus(n, seed=k, seconds=seconds) for k, n in songs.items())
+        # None may overlap another, some of which are held out.
+        corpus = folder_corpus(self.audio, seconds=seconds, last="drop")
+        say_left_out(corpus.problems)
+        if len(corpus) < EXCERPTS:
             raise ValueError(
-                f"{self.audio} holds {len(both)} excerpts of {seconds:g} s: "
+                f"{self.audio} holds {len(corpus)} excerpts of {seconds:g} s: "
                 f"at least {EXCERPTS} are needed"
             )
-        digest = hashlib.sha256(json.dumps(corpus.key).encode()).hexdigest()[:8]
-        source = f"{len(both)} excerpts of {seconds:g} s from {self.audio.name} ({digest})"
-        # Every fifth excerpt, so that the held-out ones come from all recordings.
-        rows = torch.arange(len(both))
-        return both[rows[rows % 5 != 0]], both[rows[rows % 5 == 0]], source
+        rest = [row for row in range(len(corpus)) if row % HELD_OUT]
+        return corpus.only(rest), corpus.only(range(0, len(corpus), HELD_OUT))
+
+    @cached_property
+    def train(self) -> LatentSet:
+        """The clips to train on, encoded unless an earlier run did."""
+        return self._encode(self.music[0])
+
+    @cached_property
+    def held_out(self) -> LatentSet:
+        """The clips that nothing is trained on: references and prompts; likewise encoded once."""
+        return self._encode(self.music[1])
+
+    @cached_property
+    def source(self) -> str:
+        """What the data are, in words; recordings with a digest of what is known of their files."""
+        if self.audio is None:
+            return f"rendered music, songs {self.seed} (training) and {self.seed + 1000} (held out)"
+        keys = json.dumps([corpus.key for corpus in self.music])
+        digest, count = hashlib.sha256(keys.encode()).hexdigest()[:8], sum(map(len, self.music))
+        seconds, name = self.preset.clip_seconds, self.audio.name
+        return f"{count} excerpts of {seconds:g} s from {name} ({digest})"
 
     def _encode(self, corpus: Corpus) -> LatentSet:
         # In full precision, whoever asks first: data must not depend on it.
@@ -142,24 +159,8 @@ class Lab:
                 key={"codec": self.codec_digest},
                 hop_length=self.codec.hop_length,
             )
-        for name, reason in shards.problems:
-            print(f"left out {name}: {reason}", file=sys.stderr)
+        say_left_out(shards.problems)
         return shards.load()
-
-    @property
-    def train(self) -> LatentSet:
-        """The clips to train on."""
-        return self._data[0]
-
-    @property
-    def held_out(self) -> LatentSet:
-        """The clips that nothing is trained on: references and prompts."""
-        return self._data[1]
-
-    @property
-    def source(self) -> str:
-        """What the data are, in words."""
-        return self._data[2]
 
     def stream(self, batch: int) -> Stream:
         """Training batches with their conditions encoded."""
@@ -268,7 +269,7 @@ class Lab:
         self, denoiser: PrestoDenoiser, sampling: Sampling, *, draw: int = 0, batch: int = 32
     ) -> Float[Tensor, "n c t"]:
         """Latents for the held-out prompts; clip i of a draw always starts from the same noise."""
-        seed = self.seed + 1_000_000 * draw  # no two draws share a clip's noise
+        seed = self._noise(draw)
         pipeline = Pipeline(denoiser, self.codec, self.text, few_step=denoiser.config.few_step)
         shape = (self.codec.channels, self.preset.frames)
         parts = []
@@ -306,7 +307,11 @@ class Lab:
 
     def _scored(self, model: Run | None, sampling: Sampling, draw: int) -> Path:
         facts = {"run": model.key if model else "base", "sampling": sampling}
-        return self._folder("scores", facts | ({"draw": draw} if draw else {}))[1]
+        return self._folder("scores", {**facts, "noise": self._noise(draw)})[1]
+
+    def _noise(self, draw: int) -> int:
+        """The seed of the first clip's noise; no clip of another draw or lab shares its own."""
+        return 1_000_000_000 * self.seed + 1_000_000 * draw
 
     def score(self, embeddings: Float[Tensor, "n d"], *, with_text: bool = True) -> Scores:
         """Metrics of embedded clips (generated for the held-out prompts) against held-out ones."""
@@ -380,6 +385,12 @@ class Lab:
         for value in self.teacher.state_dict().values():
             digest.update(value.detach().cpu().numpy().tobytes())
         return digest.hexdigest()[:12]
+
+
+def say_left_out(problems: Sequence[Problem]) -> None:
+    """Name what is not in the data, and why."""
+    for name, reason in problems:
+        print(f"left out {name}: {reason}", file=sys.stderr)
 
 
 def file_digest(path: Path) -> str:

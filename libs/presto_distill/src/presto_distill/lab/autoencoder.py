@@ -22,7 +22,6 @@ from presto_data.genres import INSTRUMENTS
 from presto_data.synthetic import play
 from presto_distill.experiment import Lab
 from presto_distill.lab import params as p
-from presto_distill.lab import studies
 from presto_distill.lab.plots import COLOURS, FAINT, INK, canvas, spectrograms
 from presto_distill.lab.widgets import interactive, png, wav
 from presto_distill.metrics.music import chroma, chroma_correlation
@@ -37,7 +36,7 @@ CHORDS = {"organ": 48, "strings": 48, "accordion": 60}  # instruments that hold,
 
 def clips_of(lab: Lab, params: p.Autoencoder) -> list[Clip]:
     """So many held-out clips, or as many as there are."""
-    music = studies.held_out_music(lab, params)
+    music = lab.music[1]
     return [music[i] for i in range(min(params.clips, len(music)))]
 
 
@@ -84,7 +83,7 @@ def round_trips(
     rows = []
     for number, clip in enumerate(clips):
         audio = clip.mono().audio[0]
-        for phase, count in product(phases or (codec.config.phase,), iterations):
+        for phase, count in product(phases or (codec.config.phase,), dict.fromkeys(iterations)):
             how = {"phase": phase, "iterations": count}
             decoded, seconds = round_trip(codec, audio, **how, noise=noise, seed=number)
             late = onset_distances(audio, decoded) if _struck(clip) else []
@@ -113,7 +112,7 @@ def noisy_round_trips(lab: Lab, clips: Sequence[Clip], params: p.Autoencoder) ->
     own = (lab.codec.config.iterations,)
     tables = [
         round_trips(lab.codec, clips, own, noise=sigma).assign(sigma=sigma)
-        for sigma in (0.0, *params.sigmas)
+        for sigma in dict.fromkeys((0.0, *params.sigmas))
     ]
     return pd.concat(tables, ignore_index=True)
 

@@ -45,7 +45,8 @@ def denoising(lab: Lab, params: BaseModel) -> DataFrame:
     x, cond = probes.held_out_clips(lab, params.clips)
     nets = {BUNDLED: (lab.teacher, cond), WITHOUT: (lab.teacher, null_condition(cond))}
     nets |= {name_of(P_mean): (trained(lab, P_mean).denoiser, cond) for P_mean in params.P_means}
-    levels = np.geomspace(*params.sigmas, params.levels)
+    low, high = params.sigmas
+    levels = np.geomspace(low, high, params.levels)
     rows = []
     for level in levels.tolist():
         sigma = torch.full((len(x),), level, device=lab.device)
@@ -65,10 +66,11 @@ def judged(params: BaseModel) -> Sampling:
 
 
 def trainings(lab: Lab, params: BaseModel) -> DataFrame:
-    """Quality of samples of both trainings, by the sampler of `judged`, guided as published."""
+    """Quality of samples of both trainings, by the sampler of `judged`. Without guidance: which
+    noise levels a law leaves unlearned decides where guidance misleads."""
+    plain = replace(judged(params), guidance="cfg", guidance_scale=1.0)
     entries = [
-        studies.Entry(name_of(P_mean), trained(lab, P_mean), judged(params))
-        for P_mean in params.P_means
+        studies.Entry(name_of(P_mean), trained(lab, P_mean), plain) for P_mean in params.P_means
     ]
     return studies.quality(lab, entries)
 
@@ -144,9 +146,3 @@ def _colour(model: str, P_means: Sequence[float]) -> str:
 def at(table: DataFrame, kind: str, scale: float) -> Series:
     """The row of a kind of guidance at a scale; `table`: rows of `guidance`."""
     return table[(table["guidance"] == kind) & (table["scale"] == scale)].iloc[0]
-
-
-def best_cfg(table: DataFrame) -> Series:
-    """The row of plain guidance with the lowest Fréchet distance."""
-    rows = table[table["guidance"] == "cfg"]
-    return rows.loc[rows["frechet_distance"].idxmin()]

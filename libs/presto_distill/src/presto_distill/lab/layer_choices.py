@@ -115,4 +115,5 @@ def verdicts(probe: DataFrame, depth: int) -> list[dict[str, Any]]:
             "of": "held-out denoising loss, without minus with",
         }
         for claim, (before, after) in claims.items()
+        if {before, after} <= set(loss.index)  # neither diverged
     ]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from pandas import DataFrame, Series
+from pandas import DataFrame
 from scipy.stats import t as student_t
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -271,12 +271,3 @@ def on_music(music: DataFrame, name: str, steps: int = 4) -> str:
         return ""
     ours, rival = (studies.state(studies.pick(music, one, steps)) for one in ("published", name))
     return f"; music, {steps} steps, Fréchet distance {ours}, {name} {rival}"
-
-
-def rising(rows: dict[int, Series]) -> tuple[bool | None, float | None]:
-    """Whether the Fréchet distance falls with every doubling of steps, and its least fall."""
-    doublings = list(pairwise(rows[steps] for steps in sorted(rows)))
-    found = [studies.below(more, fewer) for fewer, more in doublings]
-    held = False if False in found else None if None in found else True
-    falls = [studies.less(more, fewer) for fewer, more in doublings]
-    return held, None if None in falls else min(falls)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 DPI = 160  # of figures as png
 Rule = Literal["above", "not below"]
+PLACES = ("out", "audio", "model", "stored", "ratings")  # parameters that name one machine's files
 PACKAGES = ("presto-models", "presto-data", "presto-distill", "torch", "numpy", "seaborn")
 
 
@@ -183,8 +184,9 @@ def open_results(params: Params, notebook: str) -> Results:
     if stored and not stored_facts(stored, notebook):
         raise ValueError(f"stored: {stored} holds no finished run of {notebook}")
     made = stored_facts(stored, notebook)["params"] if stored else {}
-    for name in ("preset", "seed"):
-        if made.get(name, getattr(params, name)) != getattr(params, name):
+    given = json.loads(json.dumps(asdict(params)))  # as they are stored
+    for name in given.keys() & made.keys() - set(PLACES):
+        if made[name] != given[name]:
             raise ValueError(f"{stored} was made with {name} {made[name]!r}: set {name} to that")
     return Results(Path(params.out), notebook, stored)
 

@@ -15,11 +15,9 @@ from typing import Any
 from presto_data.encode import claimed
 from presto_distill.lab.execute import Failure, Task, Worker, execute
 from presto_distill.lab.inputs import inputs_digest
-from presto_distill.lab.results import stored_facts, write_json
+from presto_distill.lab.results import PLACES, stored_facts, write_json
 from presto_distill.presets import preset as find_preset
 
-# What a run says for all notebooks, and where raters' files lay on another machine.
-PLACES = ("preset", "seed", "out", "audio", "model", "stored", "ratings")
 KINDS = ("figures", "tables", "verdicts", "audio")
 
 # In this order: later notebooks reuse the runs and samples of earlier ones, and where several run
@@ -113,7 +111,7 @@ def run_notebooks(
             _say(f"{name}: skipped, {stored} holds no finished run of it", progress)
             continue
         made = stored_facts(Path(stored), name)["params"] if stored else {}
-        made = {key: value for key, value in made.items() if key not in PLACES}
+        made = {key: value for key, value in made.items() if key not in (*given, *PLACES)}
         values = {**given, **size.parameters, **made, **(parameters or {})}
         values = {key: value for key, value in values.items() if key in known[name]}
         digests[name] = inputs_digest(folder / f"{name}.ipynb", values)

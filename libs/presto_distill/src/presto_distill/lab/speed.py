@@ -160,7 +160,7 @@ def best_of(lab: Lab, params: Speed) -> DataFrame:
 
     own = (lab.latents(None, base.sampling), lab.embeddings(None, base.sampling))
     rows = [measure("base", 1, *own)]
-    for n in params.best_of:
+    for n in sorted({1, *params.best_of}):
         kept = [keep_best(similarity[:n], all_[:n]) for all_ in (latents, embedded)]
         rows.append(measure("Presto-LS", n, *kept))
     return DataFrame(rows)

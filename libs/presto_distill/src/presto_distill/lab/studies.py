@@ -11,11 +11,9 @@ import pandas as pd
 import torch
 from pandas import DataFrame, Series
 from torch import Tensor
-from torch.utils.data import Subset
 
-from presto_data import Clip, Corpus, folder_corpus, synthetic_corpus
+from presto_data import Clip
 from presto_distill.experiment import Lab, Run
-from presto_distill.lab.params import Params
 from presto_distill.trainer import Diverged
 from presto_models import Pipeline, PrestoDenoiser, Sampling
 from presto_models.samplers import sample
@@ -65,18 +63,9 @@ def network_calls(denoiser: PrestoDenoiser, sampling: Sampling) -> int:
     return calls
 
 
-def held_out_music(lab: Lab, params: Params) -> Corpus | Subset:
-    """What the lab holds out, in sound: rendered clips, or excerpts of the given recordings."""
-    seconds = lab.preset.clip_seconds
-    if params.audio:
-        corpus = folder_corpus(params.audio, seconds=seconds)
-        return Subset(corpus, range(0, len(corpus), 5))
-    return synthetic_corpus(lab.preset.held_out, seed=lab.seed + 1000, seconds=seconds)
-
-
-def example_clip(lab: Lab, params: Params, number: int) -> Clip:
-    """One of these to look at; numbers past the last begin anew."""
-    music = held_out_music(lab, params)
+def example_clip(lab: Lab, number: int) -> Clip:
+    """A held-out clip to look at; numbers past the last begin anew."""
+    music = lab.music[1]
     return music[number % len(music)]
 
 
@@ -230,6 +219,23 @@ def below(a: Series, b: Series, metric: str = "frechet_distance") -> bool | None
     if a[f"{metric}_high"] < b[f"{metric}_low"]:
         return True
     return False if a[f"{metric}_low"] > b[f"{metric}_high"] else None
+
+
+def worse(a: Series, b: Series) -> list[str]:
+    """The metrics in which row `a` is clearly worse than row `b`."""
+    less_is_better = {
+        "frechet_distance": True,
+        "mmd": True,
+        "density": False,
+        "recall": False,
+        "coverage": False,
+        "clap_score": False,
+    }
+    return [
+        metric.replace("_", " ")
+        for metric, lower in less_is_better.items()
+        if (below(b, a, metric) if lower else below(a, b, metric)) is True
+    ]
 
 
 def state(row: Series, metric: str = "frechet_distance") -> str:

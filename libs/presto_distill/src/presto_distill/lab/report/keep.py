@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from presto_distill.lab.report import runs_of, write_claims, write_report
-from presto_distill.lab.results import write_json
+from presto_distill.lab.results import PLACES, write_json
 
 KINDS = {"tables": "parquet", "verdicts": "json", "provenance": "json"}
 LIMIT = 5_000_000  # bytes of one run; what is committed is cloned by everybody
@@ -62,7 +62,7 @@ def _notebook(path: Path) -> str:
 def _without_places(facts: dict) -> dict:
     """Provenance without the folders of one machine: names are all that matters elsewhere."""
     params = dict(facts["params"])
-    for name in ("out", "audio", "model", "stored", "ratings"):
+    for name in PLACES:
         if name in params:
             params[name] = Path(params[name] or "").name
     return {**facts, "params": params}

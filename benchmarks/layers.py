@@ -8,7 +8,8 @@ the block count is equal at every noise level, and meets the same clips and nois
 change one thing at a time on the way from ASE to Presto-L, whose default teaches in a quarter of
 the steps. The loss is measured on held-out clips at one noise level per bin of the schedule, with
 the same noise for all; the scale is the root mean square of the hidden state entering the output
-head, over the base model's at full depth. Averages of the weights (decay 0.95), constant rate 3e-4.
+head, over the base model's at full depth. Averages of the weights (decay 0.95), rate 3e-4 after a
+warm-up of 10 updates.
 """
 
 import time
@@ -35,7 +36,6 @@ from presto_distill.lab.layer_choices import (
 from presto_distill.lab.probes import layer_probe
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
 from presto_distill.presets import SMALL_LAYERS, preset
-from presto_distill.streams import conditioned
 from presto_distill.trainer import Trainer
 from presto_models import presto_schedule
 from presto_models.conditioning import null_condition
@@ -112,7 +112,7 @@ def train(
     )
     stage = replace(SMALL_LAYERS, steps=updates, decay="constant", seed=seed, batch=batch)
     trainer = Trainer(objective, stage, lab.device)
-    stream = conditioned(lab.train, lab.text, batch=batch, frames=lab.preset.frames, seed=seed)
+    stream = lab.conditioned(lab.train, batch=batch, seed=seed)
     tables, start = [], time.perf_counter()
 
     def probe(step: int) -> None:

@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import soundfile
 import torch
@@ -34,6 +34,7 @@ from presto_distill.evaluate import (
     evaluate_folder,
     open_folder,
 )
+from presto_distill.experiment import file_digest
 from presto_distill.lab.plots import spectrograms
 from presto_distill.metrics.embed import open_embedder
 from presto_distill.metrics.scores import mean_scores
@@ -109,12 +110,13 @@ def main(
         reference: Other held-out songs that they are compared with.
         seed: Of the held-out songs; the models were trained on seeds 0 and 500.
         only: Some of the systems, as "base, unguided"; default all.
-        out: Folder for clips and scores.
+        out: Folder for clips and scores of one model, seed and number of clips.
         docs: Write the ten prompts and the picture under this folder too.
     """
     if unknown := set(only) - set(MEASURED):
         raise SystemExit(f"unknown system {min(unknown)!r}: choose from {'; '.join(MEASURED)}")
     torch.set_grad_enabled(False)
+    claim(out, {"clips": clips, "reference": reference, "seed": seed, "model": weights(model)})
     systems = {name: MEASURED[name] for name in only or MEASURED}
     songs = synthetic_corpus(clips + reference, seed=seed, seconds=SECONDS)
     write_folder(out / "reference", reference, lambda: sounds(songs, range(clips, len(songs))))
@@ -135,6 +137,21 @@ def main(
     show(tables)
     if docs:
         publish(model, docs)
+
+
+def weights(model: str) -> dict[str, str]:
+    """The parts of a model by what they hold."""
+    folder = find_snapshot(model)
+    return {path.parent.name: file_digest(path) for path in folder.glob("*/model.safetensors")}
+
+
+def claim(out: Path, facts: dict[str, Any]) -> None:
+    """Note what the clips in a folder are of; SystemExit if it holds those of something else."""
+    path = out / "made_of.json"
+    if path.exists() and json.loads(path.read_text()) != facts:
+        raise SystemExit(f"{out} holds clips of another model, seed or number: give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def sounds(songs: list[Clip], rows: range) -> Iterator[Tensor]:

@@ -41,8 +41,8 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", ""], "no words"),
         (["generate", "   --bpm 100"], "no words"),
         (["generate", "x" * 10_000], "10000 characters"),
-        (["generate", "jazz --key D"], "unknown key 'D': choose from C major"),
-        (["generate", "jazz --key Am"], "key is stated to a network that was built without"),
+        (["generate", "jazz --key D"], "unknown key 'D': write it as A minor"),
+        (["generate", "jazz --key Am"], "presto-small cannot be told a key, leave it out"),
         (["generate", "jazz --mood dark"], "unknown prompt option '--mood dark'"),
         (["generate", "jazz", "--bpm", "3"], "tempo 3 bpm is outside 20..400"),
         (["generate", "jazz", "--seconds", "0"], "at most 32, got 0"),
@@ -74,12 +74,18 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", "jazz", "--out", "nowhere/x.wav"], "no folder nowhere"),
         (["generate", "jazz", "--model", "nothing"], "no folder nothing and no bundled model"),
         (["generate", "jazz", "--variant", "turbo"], "no variant 'turbo'"),
+        (["demo", "--device", "abacus"], "no device 'abacus' here"),
+        (["train-bundle", "--device", "abacus"], "no device 'abacus' here"),
+        (
+            ["data", "encode", "--corpus", "synthetic:1", "--out", "x", "--device", "abacus"],
+            "no device 'abacus' here",
+        ),
         (["demo", "--port", "0"], "port must be within 1..65535, got 0"),
         (["demo", "--model", "nothing"], "no folder nothing and no bundled model"),
         (["reproduce", "--preset", "huge"], "smoke, quick, cpu, gpu, a100_paper"),
         (["reproduce", "no_such_notebook", "--preset", "smoke"], "no_such_notebook"),
         (["reproduce", "--preset", "smoke", "--audio", "nowhere"], "nowhere"),
-        (["train-bundle", "--stages", "finishing"], "unknown stage 'finishing'"),
+        (["train-bundle", "--stages", "stereo", "finishing"], "unknown stage 'finishing'"),
         (["distill", "stepps"], "unknown method 'stepps': choose one of steps, layers, both"),
         (["distill", "steps", "--preset", "huge"], "smoke, quick, cpu, gpu, a100_paper"),
         (["distill", "steps", "--resume"], "runs/steps-quick-0 holds no config.json"),
@@ -222,6 +228,13 @@ def test_a_batch_that_the_model_cannot_make_leaves_nothing(presto, tmp_path):
     (tmp_path / "jobs.jsonl").write_text('{"prompt": "jazz"}')
     done = presto("generate", "--batch", "jobs.jsonl", "--budget", "999")
     assert done.code == 2 and "blocks, got 999" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["jobs.jsonl"]
+
+
+def test_a_key_in_any_line_that_the_model_cannot_hear_leaves_nothing(presto, tmp_path):
+    (tmp_path / "jobs.jsonl").write_text('{"prompt": "jazz"}\n{"prompt": "jazz --key Am"}')
+    done = presto("generate", "--batch", "jobs.jsonl")
+    assert done.code == 2 and "'jazz --key Am': presto-small cannot be told a key" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["jobs.jsonl"]
 
 

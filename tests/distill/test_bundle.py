@@ -8,7 +8,7 @@ import torch
 
 from presto_data import LatentSet, Metadata, batches, synthetic_corpus
 from presto_distill import Batch
-from presto_distill.bundle import STAGES, train_bundle
+from presto_distill.bundle import STAGES, inputs, train_bundle
 from presto_distill.bundle.data import fitting, mixed_lengths
 from presto_distill.bundle.preset import smallest
 from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
@@ -87,6 +87,15 @@ def test_the_codec_gets_a_decoder_then_a_phase_and_keeps_its_latents(tmp_path):
 def test_a_stage_whose_inputs_are_missing_says_which(tmp_path):
     with pytest.raises(ValueError, match="holds no codec"):
         train_bundle(TINY, tmp_path, ("base",))
+
+
+def test_what_sampling_reads_of_the_preset_makes_presto_l_anew(tmp_path):
+    for name in STAGES["layers"].reads:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    other = replace(TINY, guidance_interval=(0.0, 10.0))
+    same, changed = (inputs(STAGES["layers"], preset, tmp_path) for preset in (TINY, other))
+    assert same == inputs(STAGES["layers"], TINY, tmp_path) != changed
 
 
 def test_crops_are_cut_from_the_songs_that_are_long_enough():

@@ -357,7 +357,7 @@ def test_a_consistency_student_that_starts_from_another_has_its_boundary_once(co
 
 
 def test_the_default_schedule_follows_the_noise_that_is_trained_on():
-    settings = distill.METHODS["layers"].settings(presets.quick(), False)
+    settings = distill.METHODS["layers"].settings(presets.quick(), None)
     settings = with_pairs(settings, ["p_train.P_mean=0.4"])
     student = PrestoDenoiser(PrestoDenoiserConfig(micro()))
     schedule = chosen_schedule(student, settings, settings.objective.p_train)
@@ -397,8 +397,10 @@ def test_students_start_from_students_and_both_keeps_the_blocks(command, tmp_pat
     assert student.config.schedule.budgets == (4, 2) and student.config.few_step
     config = json.loads((tmp_path / "both" / "config.json").read_text())
     assert config["objective"]["nu"] == 0.0 and "start" in config["weights"]
-    command("base", tmp_path / "base", one)
-    assert PrestoDenoiser.from_pretrained(tmp_path / "base" / "student").depth == 16
+    command("steps", tmp_path / "steps", one)
+    command("both", tmp_path / "later", one, start=tmp_path / "steps" / "student")
+    config = json.loads((tmp_path / "later" / "config.json").read_text())
+    assert config["objective"]["nu"] == 0.1, "dropped blocks are new to it"
 
 
 def test_a_stopped_run_resumes_to_the_same_student_and_no_other_config_does(command, tmp_path):
@@ -485,7 +487,7 @@ def test_a_setting_that_is_wrong_says_what_is_right(pair, said, command, tmp_pat
 
 
 def test_settings_reach_fields_of_every_type():
-    settings = distill.METHODS["steps"].settings(presets.quick(), False)
+    settings = distill.METHODS["steps"].settings(presets.quick(), None)
     pairs = {
         "critic_updates=3": ("objective", "critic_updates", 3),
         "nu_1=1e-2": ("objective", "nu_1", 0.01),

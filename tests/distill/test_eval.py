@@ -206,7 +206,7 @@ def presto(folders, tmp_path, monkeypatch, capsys):
         ("made --prompts columns.csv", "needs rows with the column file"),
         ("made --prompts tempo.csv", "tempo.csv, row 2: could not convert"),
         ("made --prompts zero.csv", "zero.csv, row 2: 0.0 is no tempo"),
-        ("made --prompts dorian.csv", "dorian.csv, row 2: 'C dorian' is no key"),
+        ("made --prompts dorian.csv", "dorian.csv, row 2: unknown key 'C dorian'"),
         ("made --prompts twice.csv", "twice.csv, row 4: a second row for 0.wav"),
         ("made --prompts short.csv", "no row for the file 1.wav"),
         ("made --prompts bpm.csv", "tempo needs clips of at least 4 s, got --seconds 1"),

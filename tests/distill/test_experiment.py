@@ -1,5 +1,6 @@
 """The laboratory: runs are keyed by what they depend on, shared, and resumed after a kill."""
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import torch
 from presto_distill import Batch, PrestoLConfig, PrestoSConfig, TrainConfig, Trainer
 from presto_distill.experiment import Lab
 from presto_distill.fit import fit
-from presto_distill.methods import METHODS
+from presto_distill.methods import METHODS, make_plan
 from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
 from presto_distill.objectives.denoising import Denoising
 from presto_distill.presets import PRESETS, preset, smoke
@@ -94,7 +95,7 @@ def test_layers_and_both_keep_the_schedule(lab):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_of_the_command_is_one_of_the_lab(lab, method):
-    once = replace(METHODS[method].settings(lab.preset, False).train, steps=1)
+    once = replace(METHODS[method].settings(lab.preset, None).train, steps=1)
     run = lab.distill(method, train=once)
     assert len(run.records) == 1 and lab.distill(method, train=once).key == run.key
     assert run.denoiser.config.few_step == (method not in ("layers", "ase", "base"))
@@ -183,6 +184,32 @@ def test_other_recordings_of_the_same_name_and_number_are_other_data(model, tmp_
     spans = [(clip.start, clip.start + 3) for part in lab.music for clip in part.excerpts]
     assert all(end <= start for (_, end), (start, _) in pairwise(sorted(spans)))
     assert [len(part) for part in lab.music] == [20, 6]
+
+
+def test_runs_and_scores_know_of_all_networks_they_depend_on(model, tmp_path):
+    lab, changed = Lab.open(smoke(), out=tmp_path, model=model), {}
+    for name in ("teacher", "text", "embedder"):
+        other = copy.copy(lab)
+        network = copy.deepcopy(getattr(lab, name))
+        next(network.parameters()).data += 1
+        setattr(other, name, network)
+        other.__dict__.pop("_digests", None)
+        keys = [lab._folder("steps", {})[1], lab._scored(None, Sampling(steps=1), 0)]
+        theirs = [other._folder("steps", {})[1], other._scored(None, Sampling(steps=1), 0)]
+        changed[name] = [a != b for a, b in zip(keys, theirs, strict=True)]
+    assert changed == {"teacher": [True] * 2, "text": [True] * 2, "embedder": [False, True]}
+
+
+def test_base_training_continues_a_copy(model, tmp_path):
+    lab = Lab.open(smoke(), out=tmp_path, model=model)
+    settings = METHODS["base"].settings(lab.preset, lab.teacher.config)
+    objective = METHODS["base"].plan(lab, settings, lab.teacher).make()
+    assert objective.players["base"] is not lab.teacher
+    fresh = METHODS["base"].plan(lab, settings, None)
+    assert fresh.config.dit == lab.teacher.config.dit
+    wrong = replace(settings, objective=replace(settings.objective, sigma_data=1.0))
+    with pytest.raises(ValueError, match=r"sigma_data is 1, the model's 0\.5: set sigma_data=0\.5"):
+        make_plan("base", lab, wrong, None)
 
 
 def test_no_clip_of_another_lab_or_draw_starts_from_the_same_noise(model, tmp_path):

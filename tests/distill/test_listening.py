@@ -103,6 +103,7 @@ def test_loud_peaks_lower_the_whole_test_instead_of_clipping(clips, tmp_path):
         (lambda c: clip(c / "presto" / "funk.wav", seconds=0.2), "0.20 s short"),
         (lambda c: (c / "presto").rename(c / "anchor"), "low-pass"),
         (lambda c: (c / "presto").rename(c.parent / "x"), "1 systems"),
+        (lambda c: clip(c / "base" / "funk.flac"), r"funk\.wav and funk\.flac: which is the clip"),
         (lambda c: (c / "prompts.csv").write_text("a,b\n1,2\n"), "file and prompt, not a, b"),
     ],
 )
@@ -221,6 +222,11 @@ def test_a_file_that_is_no_key_or_empty_is_named(sent_back, tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"other\.json is no key of a listening test"):
         load_ratings(tmp_path / "other.json", [path])
+    path.write_bytes(b"RIFF\xff\xfe\x80\x81")
+    with pytest.raises(ValueError, match=r"ann\.csv is no table of ratings"):
+        load_ratings(key, [path])
+    with pytest.raises(ValueError, match=r"ann\.csv is no key of a listening test"):
+        load_ratings(path, [path])
     path.write_text("")
     with pytest.raises(ValueError, match=r"ann\.csv is empty"):
         load_ratings(key, [path])

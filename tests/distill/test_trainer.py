@@ -12,6 +12,8 @@ from torch import nn
 
 from presto_distill.choices import check_choices
 from presto_distill.objective import Batch, Turn
+from presto_distill.objectives.denoising import DenoisingConfig
+from presto_distill.objectives.presto_l import PrestoLConfig
 from presto_distill.objectives.presto_s import PrestoS
 from presto_distill.trainer import Diverged, TrainConfig, Trainer
 from presto_models.conditioning import null_condition
@@ -471,9 +473,22 @@ def test_a_stream_that_ends_names_the_batch_it_lacks():
         next(short)
 
 
-def test_no_micro_batch_is_no_configuration():
-    with pytest.raises(ValueError, match="micro_batches must be at least 1, got 0"):
-        TrainConfig(steps=1, micro_batches=0)
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("micro_batches", 0, "at least 1, got 0"),
+        ("warmup", -3, "at least 0 steps, got -3"),
+        ("grad_clip", 0.0, "above 0"),
+        ("grad_clip", -1.0, "above 0"),
+        ("ema_decay", 1.0, "not 1, got 1"),
+    ],
+)
+def test_numbers_out_of_range_are_no_configuration(name, value, reason):
+    with pytest.raises(ValueError, match=f"{name} must be .*{reason}"):
+        TrainConfig(steps=1, **{name: value})
+    for config in (DenoisingConfig, PrestoLConfig):
+        with pytest.raises(ValueError, match=r"condition_dropout must be within 0\.\.1, got 5"):
+            config(condition_dropout=5.0)
 
 
 def test_betas_may_be_integers():

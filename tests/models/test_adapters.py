@@ -131,10 +131,10 @@ def test_table_time_is_the_step_of_its_level_and_stays_at_the_ends():
     assert (time(SIGMAS).diff() > 0)[1:-1].all()
 
 
-@pytest.mark.parametrize("table", [torch.tensor([0.9]), torch.tensor([0.2, 0.9])])
+@pytest.mark.parametrize("table", [[0.9], [0.2, 0.9], [1.0, 0.9, 0.5]])
 def test_a_table_that_does_not_fall_is_refused(table):
     with pytest.raises(ValueError, match="alphas_cumprod must fall"):
-        from_eps(nn.Identity(), table)
+        from_eps(nn.Identity(), torch.tensor(table))
 
 
 def test_wrong_options_of_families_are_refused():

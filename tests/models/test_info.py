@@ -71,6 +71,21 @@ def test_a_config_of_something_else_is_no_snapshot(tiny_denoiser, tmp_path, head
             read(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("config.json", '{"class": "PrestoDenoiser", "config": {"dit": 5}}', "unusable config"),
+        ("card.json", "x", "card.json is no card"),
+        ("card.json", "[1]", "card.json is no card"),
+    ],
+)
+def test_what_cannot_be_described_is_named(tiny_denoiser, tmp_path, name, text, said):
+    folder = tiny_denoiser().save_pretrained(tmp_path / "mine")
+    (folder / name).write_text(text)
+    with pytest.raises(SnapshotError, match=f"mine.*{said}"):
+        describe(folder)
+
+
 def test_a_folder_of_the_bundled_name_lends_nobody_its_licence(
     tiny_denoiser, tmp_path, monkeypatch
 ):

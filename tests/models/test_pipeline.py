@@ -321,6 +321,11 @@ def test_a_saved_pipeline_loads_as_itself(build, tiny_denoiser, tmp_path, few_st
     assert torch.equal(loaded("jazz", **how).audios, pipeline("jazz", **how).audios)
 
 
+def test_a_pipeline_is_saved_under_a_name_that_is_loaded(build):
+    with pytest.raises(ValueError, match="unknown variant 'mine': choose from layers_steps, steps"):
+        build(variant="mine")
+
+
 def test_weights_in_half_precision_still_give_float32(build, tmp_path):
     folder = build().save_pretrained(tmp_path)
     pipeline = Pipeline.from_pretrained(folder, dtype=torch.bfloat16)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +82,14 @@ def test_bfloat16_halves_the_file_and_loads_as_float32(model, folder, tmp_path):
     assert next(model.parameters()).dtype == torch.float32  # the model itself stays as it was
     sizes = [(path / "model.safetensors").stat().st_size for path in (folder, half)]
     assert sizes[1] < 0.65 * sizes[0]
+
+
+def test_a_folder_beside_you_is_not_taken_for_the_bundled_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "presto-small").mkdir()
+    assert (find_snapshot("presto-small") / "base").is_dir()
+    assert find_snapshot("./presto-small") == Path("presto-small")
+    assert find_snapshot(tmp_path / "presto-small") == tmp_path / "presto-small"
 
 
 def test_a_missing_folder_names_what_is_bundled(tmp_path):

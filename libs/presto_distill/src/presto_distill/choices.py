@@ -1,4 +1,4 @@
-"""The words that fields of a config may be."""
+"""What fields of a config may be."""
 
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -9,3 +9,9 @@ def check_choices(config: Any) -> None:
         value, allowed = getattr(config, name), get_args(kind)
         if get_origin(kind) is Literal and value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def check_share(name: str, value: float) -> None:
+    """ValueError for a field that is no share of a whole."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be within 0..1, got {value:g}")

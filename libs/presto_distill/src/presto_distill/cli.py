@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from presto_distill.data_command import data
-from presto_distill.generate import GenerateOptions
+from presto_distill.generate import GenerateOptions, check_device
 from presto_distill.listen_command import listen
 from presto_distill.reproduce_command import Out, report, reproduce
 
@@ -38,6 +38,7 @@ def demo(*, model: str = "presto-small", device: str = "cpu", port: int = 7860) 
     """
     from presto_distill.demo import launch
 
+    check_device(device)
     launch(model, device=device, port=port)
     return 0
 
@@ -63,7 +64,7 @@ class RunOptions:
     seed: int = 0
     """Of data, training and samples."""
     out: Out = None
-    """Folder of this run; default runs/METHOD-PRESET-SEED."""
+    """Folder of this run; default runs/METHOD-PRESET[-AUDIO]-SEED."""
     model: str = "presto-small"
     """A bundled model or a model folder: the teacher, codec and prompt encoder."""
     start: Path | None = None
@@ -71,7 +72,7 @@ class RunOptions:
     audio: Path | None = None
     """A folder of your own recordings instead of the rendered corpus."""
     data: Path | None = None
-    """Folder where encoded data are kept for other runs; default runs/PRESET."""
+    """Folder where encoded data are kept for other runs; default runs/PRESET[-AUDIO]."""
     settings: Annotated[
         tuple[tuple[str, ...], ...],
         tyro.conf.arg(name="set", metavar="NAME=VALUE"),
@@ -130,7 +131,7 @@ def train_bundle(
     Stages whose preset and inputs have not changed are left as they are; killed, it resumes.
 
     Args:
-        out: Folder that receives the models; default presto-small.
+        out: Folder that receives the models; default runs/presto-small.
         stages: Some of codec_start, codec_decoder, codec, embedder, base, layers, steps,
             layers_steps, stereo; default all, in this order.
         preset: cpu, gpu or smallest, which trains almost nothing, to try the command.
@@ -141,8 +142,9 @@ def train_bundle(
 
     if preset not in bundle.PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(bundle.PRESETS)}")
+    check_device(device)
     chosen = replace(bundle.PRESETS[preset](), training_seed=training_seed)
-    bundle.train_bundle(chosen, out or Path("presto-small"), stages, device=device)
+    bundle.train_bundle(chosen, out or Path("runs/presto-small"), stages, device=device)
     return 0
 
 

@@ -51,9 +51,11 @@ def encode(
     """
     from presto_data import Augment, augmented, encode_corpus, report
     from presto_distill.experiment import file_digest
+    from presto_distill.generate import check_device
     from presto_models import Autoencoder
     from presto_models.snapshot import find_snapshot
 
+    check_device(device)
     folder = find_snapshot(model) / "codec"
     codec = Autoencoder.from_pretrained(folder, device=device)
     augment = Augment(seconds=seconds)

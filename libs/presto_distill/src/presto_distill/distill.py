@@ -30,11 +30,10 @@ from presto_distill.experiment import Lab, file_digest
 from presto_distill.fit import fit
 from presto_distill.health import PROBED, probe
 from presto_distill.logs import Row, check_tensorboard
-from presto_distill.methods import METHODS, Plan
+from presto_distill.methods import METHODS, Plan, make_plan
 from presto_distill.presets import Preset, Stage
 from presto_distill.presets import preset as find_preset
 from presto_distill.settings import Settings, differences, plain, with_pairs
-from presto_distill.streams import conditioned
 from presto_distill.trainer import Trainer
 from presto_models import PrestoDenoiser
 from presto_models.precision import autocast
@@ -58,7 +57,8 @@ def run(method: str, options: RunOptions) -> int:
     preset, world = find_preset(options.preset), start_processes(options.strategy)
     if options.dry_run and world.size > 1:
         raise ValueError("a dry run is of one process: leave out torchrun")
-    settings = METHODS[method].settings(preset, options.start is not None)
+    start = options.start and PrestoDenoiser.from_pretrained(options.start)
+    settings = METHODS[method].settings(preset, start and start.config)
     settings = replace(settings, train=replace(settings.train, seed=options.seed))
     settings = with_pairs(settings, [pair for pairs in options.settings for pair in pairs])
     name = options.preset + (f"-{options.audio.name}" if options.audio else "")
@@ -67,7 +67,9 @@ def run(method: str, options: RunOptions) -> int:
         n = settings.train.batch  # a batch of data, in a place that does not last
         preset = replace(preset, clips=n, held_out=1, trajectories=n)
         with tempfile.TemporaryDirectory() as folder:
-            lab, plan, config = prepare(method, settings, preset, Path(folder), options, world)
+            lab, plan, config = prepare(
+                method, settings, preset, start, Path(folder), options, world
+            )
             print(json.dumps(config, indent=2))
             print(dry_run(plan.make(), plan.stream, settings.train, lab.device))
         return 0
@@ -77,7 +79,7 @@ def run(method: str, options: RunOptions) -> int:
     if options.tensorboard:
         check_tensorboard()
     data = options.data or Path("runs") / name
-    lab, plan, config = prepare(method, settings, preset, data, options, world)
+    lab, plan, config = prepare(method, settings, preset, start, data, options, world)
     if options.resume:
         check_same(config, out, settings.train)
     train(lab, plan, settings, config, out, options, world)
@@ -88,27 +90,27 @@ def prepare(
     method: str,
     settings: Settings,
     preset: Preset,
+    start: PrestoDenoiser | None,
     data: Path,
     options: RunOptions,
     world: World,
 ) -> tuple[Lab, Plan, dict[str, Any]]:
     """Data and models, what to train, and the resolved config that names all of it."""
-    start = options.start and PrestoDenoiser.from_pretrained(options.start)
     with world.first_alone():  # it makes the data, the others load them
         facts = {"seed": options.seed, "out": data, "audio": options.audio, "model": options.model}
         lab = Lab.open(preset, **facts, device=str(world.device))
-        source = lab.source
+        lab.encode()
     for network in filter(None, (lab.teacher, start)):
         check_latents(network.to(lab.device), lab)
     torch.manual_seed(options.seed)  # of what starts from random weights
-    plan = METHODS[method].plan(lab, settings, start)
+    plan = make_plan(method, lab, settings, start)
     folder = find_snapshot(options.model)
     weights = {name: folder / name for name in ("base", "codec", "text")}
     weights |= {"start": find_snapshot(options.start)} if options.start else {}
     config = {
         "method": method,
         "preset": options.preset,
-        "data": source,
+        "data": lab.source,
         "weights": {name: file_digest(at / "model.safetensors") for name, at in weights.items()},
         **plain(settings),
         "student": plain(plan.config),
@@ -150,8 +152,7 @@ def _train_alone(
         write_atomic(out / "config.json", lambda path: path.write_text(text))
 
     clips = min(PROBED_CLIPS, len(lab.held_out))
-    fixed = {"batch": clips, "frames": lab.preset.frames, "seed": lab.seed}
-    batch = next(conditioned(lab.held_out, lab.text, **fixed)(0))
+    batch = next(lab.conditioned(lab.held_out, batch=clips)(0))
     batch = tree_map_only(Tensor, lambda leaf: leaf.to(lab.device), batch)
 
     def look() -> list[Row]:

@@ -129,6 +129,10 @@ class Lab:
         rest = [row for row in range(len(corpus)) if row % HELD_OUT]
         return corpus.only(rest), corpus.only(range(0, len(corpus), HELD_OUT))
 
+    def encode(self) -> None:
+        """Encode all clips now, so that what is wrong with them is said before anything else."""
+        _ = self.train, self.held_out
+
     @cached_property
     def train(self) -> LatentSet:
         """The clips to train on, encoded unless an earlier run did."""
@@ -164,9 +168,14 @@ class Lab:
 
     def stream(self, batch: int) -> Stream:
         """Training batches with their conditions encoded."""
+        return self.conditioned(self.train, batch=batch)
+
+    def conditioned(self, data: LatentSet, *, batch: int, seed: int | None = None) -> Stream:
+        """Batches of some clips, told all that the teacher can be told; `seed`: default our own."""
+        told = {"key_dropout": 0.0 if self.teacher.config.dit.key else None}
         size = {"batch": batch, "frames": self.preset.frames}
-        key_dropout = 0.0 if self.teacher.config.dit.key else None
-        return conditioned(self.train, self.text, **size, seed=self.seed, key_dropout=key_dropout)
+        seed = self.seed if seed is None else seed
+        return conditioned(data, self.text, **size, seed=seed, **told)
 
     @cached_property
     def prompts(self) -> Condition:
@@ -207,11 +216,11 @@ class Lab:
         An interrupted run goes on where it stopped; one that `self.watch` ended is returned as far
         as it is.
         """
-        from presto_distill.methods import METHODS
+        from presto_distill.methods import METHODS, make_plan
 
         if method not in METHODS:
             raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-        settings = METHODS[method].settings(self.preset, start is not None)
+        settings = METHODS[method].settings(self.preset, start and start.denoiser.config)
         settings = replace(
             settings,
             objective=replace(settings.objective, **objective),
@@ -228,7 +237,7 @@ class Lab:
         with self._alone(log):
             if not log.exists():
                 torch.manual_seed(self.seed)  # of heads and what else starts from random weights
-                plan = METHODS[method].plan(self, settings, start.denoiser if start else None)
+                plan = make_plan(method, self, settings, start.denoiser if start else None)
                 trainer = Trainer(plan.make(), settings.train, self.device)
                 path = folder / "checkpoint.pt"
                 records = fit(trainer, plan.stream, path, label=method, watch=self.watch)
@@ -307,11 +316,12 @@ class Lab:
 
     def _scored(self, model: Run | None, sampling: Sampling, draw: int) -> Path:
         facts = {"run": model.key if model else "base", "sampling": sampling}
-        return self._folder("scores", {**facts, "noise": self._noise(draw)})[1]
+        facts |= {"noise": self._noise(draw), "embedder": self._digests["embedder"]}
+        return self._folder("scores", facts)[1]
 
     def _noise(self, draw: int) -> int:
         """The seed of the first clip's noise; no clip of another draw or lab shares its own."""
-        return 1_000_000_000 * self.seed + 1_000_000 * draw
+        return (1_000_000_000 * self.seed + 1_000_000 * draw) % 2**62
 
     def score(self, embeddings: Float[Tensor, "n d"], *, with_text: bool = True) -> Scores:
         """Metrics of embedded clips (generated for the held-out prompts) against held-out ones."""
@@ -369,7 +379,9 @@ class Lab:
             "kind": kind,
             "seed": self.seed,
             "data": [self.source, *(getattr(self.preset, name) for name in size)],
-            "teacher": self._teacher_digest,
+            "codec": self.codec_digest,
+            "teacher": self._digests["teacher"],
+            "text": self._digests["text"],
         }
         text = json.dumps(facts, default=_plain, sort_keys=True)
         key = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -379,12 +391,17 @@ class Lab:
         return key, folder
 
     @cached_property
-    def _teacher_digest(self) -> str:
-        config = json.dumps(self.teacher.config, default=_plain, sort_keys=True)
-        digest = hashlib.sha256(config.encode())
-        for value in self.teacher.state_dict().values():
-            digest.update(value.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()[:12]
+    def _digests(self) -> dict[str, str]:
+        """Of the networks that runs and their scores depend on: configs and weights."""
+        networks = {"teacher": self.teacher, "text": self.text, "embedder": self.embedder}
+        digests = {}
+        for name, network in networks.items():
+            config = json.dumps(network.config, default=_plain, sort_keys=True)
+            digest = hashlib.sha256(config.encode())
+            for value in network.state_dict().values():
+                digest.update(value.detach().cpu().numpy().tobytes())
+            digests[name] = digest.hexdigest()[:12]
+        return digests
 
 
 def say_left_out(problems: Sequence[Problem]) -> None:

@@ -102,6 +102,10 @@ def run(prompt: str, options: GenerateOptions) -> int:
     pipeline = Pipeline.from_pretrained(
         options.model, variant=options.variant, device=options.device
     )
+    if not pipeline.denoiser.config.dit.key:
+        for text in (*(job.prompt for job in jobs), options.negative_prompt or "none"):
+            if parse_prompt(text).key:
+                raise ValueError(f"{text!r}: {options.model} cannot be told a key, leave it out")
     if options.width != 1 and pipeline.stereo is None:
         raise ValueError(f"width {options.width:g} is for stereo: {options.model} is mono")
     if init is not None and pipeline.autoencoder.sample_rate != SAMPLE_RATE:
@@ -197,7 +201,11 @@ def read_jobs(prompt: str, options: GenerateOptions, init: Tensor | None) -> Ite
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and fields of every line that is not blank."""
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from None
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -19,7 +19,7 @@ from presto_distill.baselines.trajectory import (
     soundctm,
     with_trajectory,
 )
-from presto_distill.objective import Objective
+from presto_distill.objective import Objective, trainable
 from presto_distill.objectives.denoising import Denoising, DenoisingConfig
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
 from presto_distill.objectives.presto_ls import PrestoLS, PrestoLSConfig
@@ -32,7 +32,6 @@ from presto_models import LayerSchedule, PrestoDenoiser, PrestoDenoiserConfig, p
 from presto_models.conditioning import null_condition
 from presto_models.edm import SigmaLaw
 from presto_models.layer_schedule import ase_schedule, quantile_schedule
-from presto_models.sizes import micro
 
 if TYPE_CHECKING:
     from presto_distill.experiment import Lab
@@ -55,10 +54,10 @@ class Plan(NamedTuple):
 
 
 class Method(NamedTuple):
-    """Default settings, given whether the student starts from another student, and the plan that
-    follows from settings and that student, if there is one."""
+    """Default settings, given the config of the student that it starts from, if there is one, and
+    the plan that follows from settings and that student."""
 
-    settings: Callable[[Preset, bool], Settings]
+    settings: Callable[[Preset, PrestoDenoiserConfig | None], Settings]
     plan: Callable[[Lab, Settings, PrestoDenoiser | None], Plan]
 
 
@@ -153,79 +152,90 @@ def warm_start(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Pl
 
 
 def base(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
-    """Base training of a fresh denoiser of the bundled size, or of `start`."""
-    sizes = {"channels": lab.codec.channels, "text_width": lab.text.config.width}
-    fresh = PrestoDenoiserConfig(replace(micro(), **sizes))
+    """Base training of a fresh denoiser of the teacher's size, or of `start`."""
+    teacher = lab.teacher.config
+    fresh = PrestoDenoiserConfig(teacher.dit, sigma_data=teacher.sigma_data)
 
     def make() -> Objective:
-        return Denoising(start or PrestoDenoiser(fresh), null_condition, settings.objective)
+        network = trainable(start) if start else PrestoDenoiser(fresh)
+        return Denoising(network, null_condition, settings.objective)
 
     config = start.config if start else fresh
     return Plan(make, "base", config, lab.stream(settings.train.micro_batch))
 
 
-def _of_steps(preset: Preset, started: bool) -> Stage:
+def make_plan(method: str, lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
+    """The plan of a method; ValueError where its losses and the model differ in sigma_data."""
+    own = lab.teacher.config.sigma_data
+    if (assumed := getattr(settings.objective, "sigma_data", own)) != own:
+        raise ValueError(f"sigma_data is {assumed:g}, the model's {own:g}: set sigma_data={own:g}")
+    return METHODS[method].plan(lab, settings, start)
+
+
+def _of_steps(preset: Preset, start: PrestoDenoiserConfig | None) -> Stage:
     """How the preset trains few-step generators; those that start from the base take more."""
-    return preset.steps if started else preset.ablation_steps
+    return preset.steps if start else preset.ablation_steps
 
 
 METHODS: dict[str, Method] = {
     "steps": Method(
-        lambda preset, started: Settings(
+        lambda preset, start: Settings(
             PrestoSConfig(guidance_scale=preset.guidance_scale),
-            _of_steps(preset, started),
+            _of_steps(preset, start),
             Tapped(),
         ),
         steps,
     ),
     "layers": Method(
-        lambda preset, started: Settings(PrestoLConfig(), preset.layers, Budgeted()), layers
+        lambda preset, start: Settings(PrestoLConfig(), preset.layers, Budgeted()), layers
     ),
-    # Without a Presto-L student to start from, the self-teacher has to teach the dropped passes.
+    # To a start that never met dropped blocks the self-teacher has to teach them.
     "both": Method(
-        lambda preset, started: Settings(
-            PrestoLSConfig(guidance_scale=preset.guidance_scale, nu=0.0 if started else 0.1),
-            _of_steps(preset, started),
+        lambda preset, start: Settings(
+            PrestoLSConfig(
+                guidance_scale=preset.guidance_scale, nu=0.0 if start and start.schedule else 0.1
+            ),
+            _of_steps(preset, start),
             TappedAndBudgeted(),
         ),
         both,
     ),
     "dmd-gan": Method(
-        lambda preset, started: Settings(
-            dmd_gan(guidance_scale=preset.guidance_scale), _of_steps(preset, started), Tapped()
+        lambda preset, start: Settings(
+            dmd_gan(guidance_scale=preset.guidance_scale), _of_steps(preset, start), Tapped()
         ),
         steps,
     ),
     "consistency": Method(
-        lambda preset, started: Settings(
+        lambda preset, start: Settings(
             ConsistencyConfig(guidance_scale=preset.guidance_scale), preset.layers
         ),
         consistency,
     ),
     "soundctm": Method(
-        lambda preset, started: Settings(
+        lambda preset, start: Settings(
             replace(soundctm(), guidance_scale=preset.guidance_scale), preset.layers, Tapped()
         ),
         trajectory,
     ),
     "ditto-ctm": Method(
-        lambda preset, started: Settings(
+        lambda preset, start: Settings(
             replace(ditto_ctm(), guidance_scale=preset.guidance_scale), preset.layers, Tapped()
         ),
         trajectory,
     ),
     "ase": Method(
-        lambda preset, started: Settings(PrestoLConfig(nu=0.0), preset.layers, Budgeted()), ase
+        lambda preset, start: Settings(PrestoLConfig(nu=0.0), preset.layers, Budgeted()), ase
     ),
     "warm-start": Method(
-        lambda preset, started: Settings(
+        lambda preset, start: Settings(
             RegressionConfig(guidance_scale=preset.guidance_scale),
             preset.warm_start or preset.steps,
         ),
         warm_start,
     ),
     "base": Method(
-        lambda preset, started: Settings(DenoisingConfig(), replace(preset.layers, lr=1e-3)), base
+        lambda preset, start: Settings(DenoisingConfig(), replace(preset.layers, lr=1e-3)), base
     ),
 }
 

@@ -62,7 +62,8 @@ def reproduce(
         folder = out if len(size.seeds) == 1 else out / f"seed-{seed + number}"
         settings = {"seed": seed + number, "out": folder, "audio": audio, "model": model}
         lab = Lab.open(size, **settings)
-        print(f"data: {lab.source}")  # made before the first notebook, or what fails is said
+        print(f"data: {lab.source}")
+        lab.encode()  # before the first notebook, or what is wrong with them is said
         failures += run_notebooks(chosen, preset=preset, **settings, **how)
     return _end(failures, write_report(out))
 

@@ -48,6 +48,12 @@ class TrainConfig:
         check_choices(self)
         if self.micro_batches < 1:
             raise ValueError(f"micro_batches must be at least 1, got {self.micro_batches}")
+        if self.warmup < 0:
+            raise ValueError(f"warmup must be at least 0 steps, got {self.warmup}")
+        if not self.grad_clip > 0:
+            raise ValueError(f"grad_clip must be above 0 (inf: none), got {self.grad_clip:g}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be within 0..1 and not 1, got {self.ema_decay:g}")
         # Adam takes no integers, and a resumed run compares text.
         object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
         if isinstance(self.lr, dict):

@@ -109,8 +109,8 @@ def table_time(alphas_cumprod: Float[Tensor, " steps"]) -> Time:
     steps and hence fractional. Beyond the table it stays at its ends."""
     a = alphas_cumprod.detach().double().cpu()
     levels = ((1 - a) / a).log() / 2
-    if len(levels) < 2 or not (levels.diff() > 0).all():
-        raise ValueError("alphas_cumprod must fall from step to step within 0..1")
+    if len(levels) < 2 or not levels[0].isfinite() or not (levels.diff() > 0).all():
+        raise ValueError("alphas_cumprod must fall from step to step, from below 1 to 0 or above")
 
     def time(sigma):
         table = levels.to(sigma)

@@ -59,16 +59,29 @@ def _part(folder: Path, licence: str) -> list[str]:
     except (OSError, SafetensorError) as error:
         raise SnapshotError(f"cannot read the snapshot in {folder}: {error}") from error
     size = sum(map(math.prod, shapes))
-    card_file = folder / "card.json"
-    card = json.loads(card_file.read_text()) if card_file.exists() else {}
+    card = _card(folder / "card.json")
     bundled = folder.resolve().is_relative_to(BUNDLED.resolve())
     licence = card.get("licence", licence if bundled else "not stated")
     lines = [f"{folder.name}: {header['class']}, {size:,} parameters, licence {licence}"]
     if header["class"] == PrestoDenoiser.__name__:
-        lines += _cost(from_dict(PrestoDenoiserConfig, header["config"]))
+        try:
+            lines += _cost(from_dict(PrestoDenoiserConfig, header["config"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"{folder}: unusable config: {error}") from error
     if card:
         lines += _origin(card)
     return lines
+
+
+def _card(path: Path) -> dict:
+    """A training card; empty where there is none."""
+    try:
+        card = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise SnapshotError(f"{path} is no card: {error}") from error
+    if not isinstance(card, dict):
+        raise SnapshotError(f"{path} is no card: not an object")
+    return card
 
 
 def _cost(config: PrestoDenoiserConfig) -> list[str]:

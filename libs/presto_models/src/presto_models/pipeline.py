@@ -28,7 +28,7 @@ from presto_models.edm import SIGMA_MAX
 from presto_models.precision import Precision, autocast
 from presto_models.samplers import Sampler, Seeds, Step, generators, randn
 from presto_models.sampling import Sampling
-from presto_models.snapshot import Snapshot, SnapshotError, find_snapshot
+from presto_models.snapshot import Snapshot, SnapshotError, find_snapshot, read_header
 
 VARIANTS = ("layers_steps", "steps", "layers", "base")  # fastest first
 MAX_SECONDS = 32.0
@@ -49,7 +49,7 @@ class Pipeline:
 
     `text_encoder(captions) -> (tokens, mask)`; `denoiser` is any denoiser; `autoencoder` decodes
     (None where `denoise` alone is wanted); `stereo(mid, width=)`, if there is one, makes [b, 1, s]
-    [b, 2, s]. `variant` is the name under which the denoiser is saved.
+    [b, 2, s]. `variant`, one of VARIANTS, is the name under which the denoiser is saved.
     """
 
     def __init__(
@@ -67,6 +67,8 @@ class Pipeline:
         self.denoiser, self.autoencoder, self.text_encoder = denoiser, autoencoder, text_encoder
         self.few_step, self.stereo = few_step, stereo
         self.variant = variant or ("steps" if few_step else "base")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"unknown variant {variant!r}: choose from {', '.join(VARIANTS)}")
 
     @classmethod
     def from_pretrained(
@@ -94,7 +96,7 @@ class Pipeline:
         denoiser = PrestoDenoiser.from_pretrained(folder / variant, device=device).to(dtype)
         return cls(
             denoiser,
-            Autoencoder.from_pretrained(folder / "codec", device=device),
+            _load_codec(folder / "codec", device),
             TextEncoder.from_pretrained(folder / "text", device=device),
             few_step=denoiser.config.few_step,
             variant=variant,
@@ -309,6 +311,15 @@ def check_seconds(seconds: float) -> float:
     if not 0 < seconds <= MAX_SECONDS:
         raise ValueError(f"seconds must be above 0 and at most {MAX_SECONDS:g}, got {seconds:g}")
     return seconds
+
+
+def _load_codec(folder: Path, device: str | torch.device) -> nn.Module:
+    """Our codec, or Stable Audio's where that was saved."""
+    if read_header(folder)["class"] == "Oobleck":
+        from presto_models.oobleck import Oobleck
+
+        return Oobleck.from_pretrained(folder, device=device)
+    return Autoencoder.from_pretrained(folder, device=device)
 
 
 def _load_stereo(folder: Path, device: str | torch.device) -> nn.Module | None:

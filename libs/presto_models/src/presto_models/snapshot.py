@@ -85,16 +85,24 @@ class Snapshot:
 
 
 def find_snapshot(name_or_path: str | Path) -> Path:
-    """The folder of a snapshot: a local path, or the name of one bundled with this package."""
-    for folder in (Path(name_or_path), BUNDLED / str(name_or_path)):
-        if folder.is_dir():
-            return folder
+    """The folder of a snapshot: by the name of one bundled with this package, else a local path
+    ("./NAME" is always a path)."""
+    if is_bundled(name_or_path):
+        return BUNDLED / name_or_path
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
     names = sorted(
         path.parent.relative_to(BUNDLED).as_posix() for path in BUNDLED.rglob("config.json")
     )
     raise SnapshotError(
         f"no folder {name_or_path!s} and no bundled model of that name: {_some(names)}"
     )
+
+
+def is_bundled(name_or_path: str | Path) -> bool:
+    """Whether this names a snapshot or model that comes with this package."""
+    outside = Path(name_or_path).is_absolute() or str(name_or_path).startswith(".")
+    return not outside and (BUNDLED / name_or_path).is_dir()
 
 
 def read_header(folder: Path) -> dict[str, Any]:

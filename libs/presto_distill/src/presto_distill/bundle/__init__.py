@@ -96,7 +96,7 @@ STAGES = {
         train_layers,
         ("layers",),
         ("codec", "text", "embedder", "base"),
-        (*CROPS, "layers", "layers_guidance_scale"),
+        (*CROPS, "guidance_interval", "layers", "layers_guidance_scale"),
     ),
     "steps": Stage(
         train_steps,
@@ -123,9 +123,9 @@ def train_bundle(
     preset: BundlePreset, out: Path, stages: tuple[str, ...] = (), device: str = "cpu"
 ) -> None:
     """Run the stages in order; each reads what the earlier ones left in `out` and resumes."""
+    if unknown := [name for name in stages if name not in STAGES]:
+        raise ValueError(f"unknown stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
     for name in stages or STAGES:
-        if name not in STAGES:
-            raise ValueError(f"unknown stage {name!r}: choose from {', '.join(STAGES)}")
         stage, note = STAGES[name], out / f"{name}.inputs.json"
         facts = inputs(stage, preset, out)
         same = note.exists() and json.loads(note.read_text()) == facts

@@ -70,7 +70,7 @@ def evaluations(lab: Lab, method: str) -> float:
     dit = replace(lab.teacher.config.dit, width=32, heads=2)
     thin = PrestoDenoiser(replace(lab.teacher.config, dit=dit)).to(lab.device)
     lab = replace(lab, teacher=thin)
-    settings = METHODS[method].settings(lab.preset, False)
+    settings = METHODS[method].settings(lab.preset, None)
     train = replace(settings.train, batch=1, micro_batches=1, seed=lab.seed)
     settings = replace(settings, train=train)
     torch.manual_seed(lab.seed)
@@ -101,7 +101,7 @@ def costs(lab: Lab) -> DataFrame:
 
 def stage_of(lab: Lab, method: str) -> Stage:
     """How the method trains from the base model by default: learning rate, schedule, batch."""
-    return METHODS[method].settings(lab.preset, False).train
+    return METHODS[method].settings(lab.preset, None).train
 
 
 def train_all(lab: Lab, costs: DataFrame) -> dict[str, Run | Diverged]:

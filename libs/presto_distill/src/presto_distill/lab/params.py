@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from presto_distill.presets import check_gpu
 from presto_distill.presets import preset as find_preset
+from presto_models.snapshot import is_bundled
 
 if TYPE_CHECKING:
     from presto_distill.experiment import Lab
@@ -49,7 +50,7 @@ class Params:
             root = Path.cwd().parent
             for name in ("out", "audio", "model", "stored", "ratings"):
                 named = values.get(name)
-                if named and (name != "model" or (root / named).is_dir()):
+                if named and not (name == "model" and is_bundled(named)):
                     values[name] = str(root / named)
             if others := values.get("others"):
                 values["others"] = tuple((name, str(root / folder)) for name, folder in others)

@@ -17,6 +17,7 @@ from presto_distill.lab.execute import Failure, Task, Worker, execute
 from presto_distill.lab.inputs import inputs_digest
 from presto_distill.lab.results import PLACES, stored_facts, write_json
 from presto_distill.presets import preset as find_preset
+from presto_models.snapshot import is_bundled
 
 KINDS = ("figures", "tables", "verdicts", "audio")
 
@@ -96,7 +97,7 @@ def run_notebooks(
         "seed": seed,
         "out": str(out),
         "audio": str(Path(audio).resolve()) if audio else "",
-        "model": str(Path(model).resolve()) if Path(model).is_dir() else str(model),
+        "model": str(model if is_bundled(model) else Path(model).resolve()),
         "stored": str(Path(stored).resolve()) if stored else "",
     }
     known = {name: parameter_names(folder / f"{name}.ipynb") for name in chosen}

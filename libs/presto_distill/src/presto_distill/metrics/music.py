@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+from presto_models.conditioning import TONICS, check_key
 
 # How well each pitch class fits a key, from the tonic up (Krumhansl and Kessler 1982).
 KEY_PROFILES = {
@@ -120,7 +120,7 @@ def key(chroma: Float[Tensor, "12 t"]) -> str:
     """The best of the 24 keys, such as "A minor", by correlation with the average chroma."""
     heard = chroma.double().mean(dim=1)
     fit = {
-        f"{PITCH_CLASSES[tonic]} {mode}": _correlation(heard, heard.new_tensor(profile).roll(tonic))
+        f"{TONICS[tonic]} {mode}": _correlation(heard, heard.new_tensor(profile).roll(tonic))
         for mode, profile in KEY_PROFILES.items()
         for tonic in range(12)
     }
@@ -140,13 +140,9 @@ def key_score(estimated: str, asked: str) -> float:
 
 
 def parse_key(name: str) -> tuple[int, str]:
-    """Pitch class (C is 0) and mode of a key such as "A minor" or "Bb major"."""
-    match name.split():
-        case [tonic, ("major" | "minor") as mode] if tonic[0] in "ABCDEFG":
-            accidental = {"": 0, "#": 1, "b": -1}.get(tonic[1:])
-            if accidental is not None:
-                return (PITCH_CLASSES.index(tonic[0]) + accidental) % 12, mode
-    raise ValueError(f"{name!r} is no key: write it as 'A minor' or 'Bb major'")
+    """Pitch class (C is 0) and mode of a key such as "A minor", "Bb major" or "Am"."""
+    tonic, mode = check_key(name).split()
+    return TONICS.index(tonic), mode
 
 
 def _correlation(a: Float[Tensor, "*b d"], b: Float[Tensor, "*b d"]) -> Float[Tensor, "*b"]:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from presto_distill import losses
+from presto_distill.choices import check_share
 from presto_distill.objective import Batch, Losses, Turn
 from presto_models.denoiser import Cond
 from presto_models.edm import SIGMA_DATA, LogNormal, SigmaLaw, add_noise, sample_sigma
@@ -20,6 +21,9 @@ class DenoisingConfig:
     p_train: SigmaLaw = LogNormal()
     condition_dropout: float = 0.1
     sigma_data: float = SIGMA_DATA
+
+    def __post_init__(self) -> None:
+        check_share("condition_dropout", self.condition_dropout)
 
 
 class Denoising:

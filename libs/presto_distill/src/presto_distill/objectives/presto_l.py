@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_distill import losses
-from presto_distill.choices import check_choices
+from presto_distill.choices import check_choices, check_share
 from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_distill.objectives.denoising import drop_condition
 from presto_models.denoiser import Cond
@@ -41,6 +41,7 @@ class PrestoLConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_share("condition_dropout", self.condition_dropout)
         if not 0 < self.taught <= 1:
             raise ValueError(f"taught must be within 0..1 and not 0, got {self.taught}")
 

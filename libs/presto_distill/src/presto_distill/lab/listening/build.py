@@ -120,11 +120,7 @@ def find_items(clips: Path) -> Iterator[Item]:
     if not clips.is_dir():
         raise ValueError(f"{clips}: no such folder; give one with a folder of clips per system")
     systems = {
-        folder.name: {
-            path.stem: path for path in folder.iterdir() if path.suffix.lower() in FORMATS
-        }
-        for folder in sorted(clips.iterdir())
-        if folder.is_dir()
+        folder.name: clips_in(folder) for folder in sorted(clips.iterdir()) if folder.is_dir()
     }
     systems = {name: found for name, found in systems.items() if found}
     if len(systems) < 2:
@@ -139,6 +135,15 @@ def find_items(clips: Path) -> Iterator[Item]:
     for name in names:
         versions = {system: found[name] for system, found in systems.items()}
         yield Item(name, prompts.get(name, name), versions)
+
+
+def clips_in(folder: Path) -> dict[str, Path]:
+    """Audio files by the stem of their names; ValueError where two share one."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in FORMATS and found.setdefault(path.stem, path) is not path:
+            raise ValueError(f"{path} and {found[path.stem].name}: which is the clip {path.stem}?")
+    return found
 
 
 def prepared(item: Item, config: TestConfig) -> dict[str, Float[Tensor, "ch s"]]:
@@ -184,7 +189,7 @@ def _prompts(path: Path) -> dict[str, str]:
     """What was asked for, by the stem of the file's name."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     if rows and not {"file", "prompt"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns file and prompt, not {', '.join(rows[0])}")

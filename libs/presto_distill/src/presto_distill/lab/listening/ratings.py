@@ -41,7 +41,10 @@ def load_ratings(key: Path, paths: Iterable[Path]) -> Ratings:
     Raises ValueError, in one line, for a file of another test, a stimulus that the key does not
     know, a score outside 0..100 and a rating that is there twice or missing.
     """
-    facts = json.loads(Path(key).read_text(encoding="utf-8"))
+    try:
+        facts = json.loads(Path(key).read_text(encoding="utf-8"))
+    except ValueError:  # sound is not UTF-8, a table no JSON
+        facts = None
     if not isinstance(facts, dict) or not {"test", "stimuli", "reference"} <= facts.keys():
         raise ValueError(f"{key} is no key of a listening test")
     tables = []
@@ -52,6 +55,8 @@ def load_ratings(key: Path, paths: Iterable[Path]) -> Ratings:
             table = pd.read_csv(path, dtype=words, keep_default_na=False)
         except pd.errors.EmptyDataError as error:
             raise ValueError(f"{path} is empty") from error
+        except ValueError as error:
+            raise ValueError(f"{path} is no table of ratings: {error}") from error
         if missing := [name for name in COLUMNS if name not in table]:
             raise ValueError(f"{path} has no column {', '.join(missing)}")
         if (other := set(table["test"]) - {facts["test"]}) or table.empty:

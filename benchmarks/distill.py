@@ -10,10 +10,8 @@ not measured. Quality is in toy_mixture.py and layers.py, two-rank scaling in tw
 """
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import median
 from typing import Literal
 
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from presto_distill import ema, losses
+from presto_distill.metrics.latency import stage_times
 from presto_distill.objective import Batch, Objective
 from presto_distill.objectives.denoising import Denoising
 from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
@@ -92,7 +91,7 @@ def main(
 
     if "overhead" in tables:
         one = step(bench(presto_s()))
-        overhead(one, parts_of_a_step(bench(presto_s()), clips), repeats, device)
+        overhead(one, parts_of_a_step(bench(presto_s()), clips), repeats)
 
     # A critic turn whose two losses look at the same noise shares a pass.
     if "critic" in tables:
@@ -101,7 +100,7 @@ def main(
         for objective in objectives.values():
             objective.turns = objective.turns[:1]
         works = {name: step(bench(objective)) for name, objective in objectives.items()}
-        compare("a critic turn", works, repeats, device)
+        compare("a critic turn", works, repeats)
 
     # Layers dropped at an equal mean budget: only the blocks kept, or all of them as ASE trains.
     schedule = presto_schedule(depth)
@@ -114,9 +113,7 @@ def main(
             "Presto-L, a step that teaches": step(bench(presto_l(taught=1.0))),
             "Presto-L, a step that does not": step(bench(presto_l(nu=0.0))),
         }
-        seconds = compare(
-            f"a step of layer distillation, mean budget {share:.0%}", works, repeats, device
-        )
+        seconds = compare(f"a step of layer distillation, mean budget {share:.0%}", works, repeats)
         every, teaching, plain = seconds.values()
         taught = PrestoLConfig().taught
         mean = taught * teaching + (1 - taught) * plain
@@ -130,10 +127,10 @@ def main(
         memory("Presto-L", presto_l(), clips, precision)
 
 
-def overhead(one: Work, parts: dict[str, Work], repeats: int, device: str) -> None:
+def overhead(one: Work, parts: dict[str, Work], repeats: int) -> None:
     """One generator update (5 critic turns and 1 generator turn) against the sum of its parts."""
     works = {"one step": one, **parts}
-    seconds, flops = timed(works, repeats, device), counted(works)
+    seconds, flops = stage_times(works, repeats=repeats), counted(works)
     total, total_flops = (
         sum(v for k, v in table.items() if k != "one step") for table in (seconds, flops)
     )
@@ -214,9 +211,9 @@ def parts_of_a_step(trainer: Trainer, clips: Batch) -> dict[str, Work]:
     }
 
 
-def compare(title: str, works: dict[str, Work], repeats: int, device: str) -> dict[str, float]:
+def compare(title: str, works: dict[str, Work], repeats: int) -> dict[str, float]:
     """Print time and FLOPs of each and how much more than the first they take; return seconds."""
-    seconds, flops = timed(works, repeats, device), counted(works)
+    seconds, flops = stage_times(works, repeats=repeats), counted(works)
     first = next(iter(works))
     print(title)
     for name in works:
@@ -227,20 +224,6 @@ def compare(title: str, works: dict[str, Work], repeats: int, device: str) -> di
         )
     print()
     return seconds
-
-
-def timed(works: dict[str, Work], repeats: int, device: str) -> dict[str, float]:
-    """Median seconds of each, in rounds that visit all of them in turn, after one warm-up."""
-    laps: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(repeats + 1):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if number:
-                laps[name].append(time.perf_counter() - start)
-    return {name: median(values) for name, values in laps.items()}
 
 
 def counted(works: dict[str, Work]) -> dict[str, int]:

@@ -53,7 +53,7 @@ def test_prompts_are_split_into_words_tempo_and_key(prompt, expected):
         ("techno --bpm 120 bass", "unknown prompt option"),
         ("techno --tempo 120", "unknown prompt option '--tempo 120': known are '--bpm NUMBER'"),
         ("techno --key", "unknown prompt option '--key'"),
-        ("techno --key H minor", "unknown key 'H minor': choose from C major, Db major"),
+        ("techno --key H minor", "unknown key 'H minor': write it as A minor"),
         ("techno --key D", "unknown key 'D'"),
         ("techno --bpm 5", r"5 bpm is outside 20\.\.400"),
         ("techno --bpm 1000", r"1000 bpm is outside 20\.\.400"),

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from presto_models.pipeline import MAX_SECONDS, VARIANTS, Output, Pipeline
-from presto_models.snapshot import SnapshotError, find_snapshot
+from presto_models.pipeline import MAX_SECONDS, Output, Pipeline, held_variants
+from presto_models.snapshot import find_snapshot
 
 if TYPE_CHECKING:
     import gradio
@@ -105,9 +105,7 @@ def launch(model: str, *, device: str, port: int) -> None:
     if not 1 <= port <= 65535:
         raise ValueError(f"port must be within 1..65535, got {port}")
     folder = find_snapshot(model)
-    variants = [name for name in VARIANTS if (folder / name / "config.json").exists()]
-    if not variants:
-        raise SnapshotError(f"{folder} holds no denoiser: it needs one of {VARIANTS}")
+    variants = held_variants(folder)
     load = cache(lambda variant: Pipeline.from_pretrained(folder, variant=variant, device=device))
     load(variants[0])  # fails here, not in the browser
     build(load, variants).launch(server_name="127.0.0.1", server_port=port, share=False)

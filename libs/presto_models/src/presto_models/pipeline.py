@@ -86,10 +86,7 @@ class Pipeline:
         the denoiser's weights; what it returns is float32 all the same.
         """
         folder = find_snapshot(name_or_path)
-        held = [name for name in VARIANTS if (folder / name / "config.json").exists()]
-        if not held:
-            wanted = ", ".join(VARIANTS)
-            raise SnapshotError(f"{folder.resolve()} holds no denoiser: it needs one of {wanted}")
+        held = held_variants(folder)
         variant = held[0] if variant is None else variant
         if variant not in held:
             raise ValueError(f"no variant {variant!r} in {folder.name}: it holds {', '.join(held)}")
@@ -311,6 +308,15 @@ def check_seconds(seconds: float) -> float:
     if not 0 < seconds <= MAX_SECONDS:
         raise ValueError(f"seconds must be above 0 and at most {MAX_SECONDS:g}, got {seconds:g}")
     return seconds
+
+
+def held_variants(folder: Path) -> list[str]:
+    """Those of VARIANTS that a model folder holds, fastest first; SnapshotError for none."""
+    held = [name for name in VARIANTS if (folder / name / "config.json").exists()]
+    if not held:
+        wanted = ", ".join(VARIANTS)
+        raise SnapshotError(f"{folder.resolve()} holds no denoiser: it needs one of {wanted}")
+    return held
 
 
 def _load_codec(folder: Path, device: str | torch.device) -> nn.Module:

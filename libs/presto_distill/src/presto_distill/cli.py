@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from presto_distill.data_command import data
-from presto_distill.generate import GenerateOptions, check_device
+from presto_distill.devices import check_device
+from presto_distill.generate import GenerateOptions
 from presto_distill.listen_command import listen
 from presto_distill.reproduce_command import Out, report, reproduce
 

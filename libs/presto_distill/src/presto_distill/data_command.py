@@ -50,8 +50,8 @@ def encode(
         no_vocals: For song-describer: a file of the ids of tracks without vocals, and only those.
     """
     from presto_data import Augment, augmented, encode_corpus, report
+    from presto_distill.devices import check_device
     from presto_distill.experiment import file_digest
-    from presto_distill.generate import check_device
     from presto_models import Autoencoder
     from presto_models.snapshot import find_snapshot
 

@@ -9,10 +9,10 @@ from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 from torch import Tensor
 
+from presto_distill.devices import check_device
 from presto_distill.sound_files import check_folder, check_kind, load_mono, tags_of, write_audio
 from presto_models.conditioning import check_tempo, parse_prompt
 from presto_models.editing import check_edit
@@ -103,7 +103,8 @@ def run(prompt: str, options: GenerateOptions) -> int:
         options.model, variant=options.variant, device=options.device
     )
     if not pipeline.denoiser.config.dit.key:
-        for text in (*(job.prompt for job in jobs), options.negative_prompt or "none"):
+        texts = [*(job.prompt for job in jobs), options.negative_prompt]
+        for text in filter(None, texts):
             if parse_prompt(text).key:
                 raise ValueError(f"{text!r}: {options.model} cannot be told a key, leave it out")
     if options.width != 1 and pipeline.stereo is None:
@@ -237,14 +238,6 @@ def check_job(job: Job, options: GenerateOptions, init: Tensor | None) -> Job:
     if init is not None and (has := init.shape[1] / SAMPLE_RATE) < needed:
         raise ValueError(f"{options.init} of {has:g} s is shorter than the {needed:g} s asked for")
     return job
-
-
-def check_device(name: str) -> None:
-    """ValueError where this machine has no such device."""
-    kind, _, index = name.partition(":")
-    found = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
-    if not found or (index and not (index.isdecimal() and int(index) < found)):
-        raise ValueError(f"no device {name!r} here: choose cpu, or cuda on a machine with a GPU")
 
 
 def batch_folder(options: GenerateOptions) -> Path:

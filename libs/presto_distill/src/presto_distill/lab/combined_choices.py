@@ -13,9 +13,9 @@ from presto_distill.lab import studies
 from presto_models import presto_schedule
 from presto_models.samplers import few_step_sigmas
 
-BEFORE = "; before it layers first has a whole Presto-L, steps first as many updates of Presto-S"
 DEFAULT, STEPS_FIRST, AT_ONCE = "layers first (default)", "steps first", "both at once"
 FROM_BASE, DROPPED, MILDER = "from the base, untaught", "dropped fake score", "milder schedule"
+BEFORE = {DEFAULT: ", after a whole Presto-L", STEPS_FIRST: ", after as many updates of Presto-S"}
 SELF_TEACHER = 0.1  # weight, for generators that have not met dropped blocks: Presto-L's
 
 
@@ -70,8 +70,10 @@ def verdicts(table: DataFrame) -> list[dict[str, Any]]:
             {
                 "claim": f"{claim} (our own question)",
                 "held": studies.below(ours, theirs),
-                "evidence": f"{one}: {studies.state(ours)}; {other}: {studies.state(theirs)}"
-                + BEFORE * claim.startswith("Layers first"),
+                "evidence": "; ".join(
+                    f"{name}{BEFORE.get(name, '')}: {studies.state(row)}"
+                    for name, row in ((one, ours), (other, theirs))
+                ),
                 "effect": studies.less(ours, theirs),
                 "of": f"Fréchet distance, {other} minus {one}",
             }

@@ -13,7 +13,9 @@ from presto_distill.bundle.data import fitting, mixed_lengths
 from presto_distill.bundle.preset import smallest
 from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
 from presto_distill.metrics.stereo import decorrelated, stereo_errors
+from presto_distill.objectives.autoencoding import AdversarialConfig
 from presto_distill.objectives.contrastive import Contrastive
+from presto_distill.provenance import commit
 from presto_models import (
     Autoencoder,
     DiTConfig,
@@ -27,7 +29,10 @@ from presto_models.pipeline import VARIANTS
 from presto_models.snapshot import find_snapshot
 
 TINY = replace(
-    smallest(), dit=DiTConfig(width=32, depth=4, heads=2, text_attention=False, key=True), clips=16
+    smallest(),
+    dit=DiTConfig(width=32, depth=4, heads=2, text_attention=False, key=True),
+    decoder_critic=AdversarialConfig(critic_width=4),
+    clips=16,
 )
 
 
@@ -38,6 +43,7 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
         card = json.loads((tmp_path / name / "card.json").read_text())
         clips = 2 if name in heard else 16
         assert card["data"]["clips"] == clips and card["loss_curve"] and card["metrics"]
+        assert card["commit"] == commit() and card["hardware"]
     card = json.loads((tmp_path / "steps" / "card.json").read_text())
     assert "regression" in card["starts_from"]["loss_curve"][0]
     for variant in VARIANTS:

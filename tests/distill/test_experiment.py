@@ -198,6 +198,7 @@ def test_runs_and_scores_know_of_all_networks_they_depend_on(model, tmp_path):
         theirs = [other._folder("steps", {})[1], other._scored(None, Sampling(steps=1), 0)]
         changed[name] = [a != b for a, b in zip(keys, theirs, strict=True)]
     assert changed == {"teacher": [True] * 2, "text": [True] * 2, "embedder": [False, True]}
+    assert other.embedder.name != lab.embedder.name  # printed beside numbers
 
 
 def test_base_training_continues_a_copy(model, tmp_path):

@@ -13,6 +13,7 @@ from presto_distill.lab.report import runs_of, seeds, write_report
 from presto_distill.lab.report.keep import keep_results
 from presto_distill.lab.report.paper import missing
 from presto_distill.presets import check_gpu, preset
+from presto_distill.provenance import commit
 
 
 def scored(model: str, value: float, **facts) -> dict:
@@ -91,7 +92,7 @@ def test_one_page_over_all_seeds(runs):
     assert len(table) == 2 + 2 + 5
     (line,) = (row for row in table if row.startswith("| Clear | `combined_acceleration`, "))
     assert line.endswith(" | held | +1, +1.1, +1.2 | +1.1 [+0.852, +1.35] | gain |")
-    assert (results.commit() or "no checkout") in line
+    assert (commit() or "no checkout") in line
     assert any("| No number |" in row and "held, held, held | no interval" in row for row in table)
     assert all((runs / f"seed-{seed}" / "report.html").exists() for seed in range(3))
 

@@ -174,3 +174,14 @@ def test_a_failed_write_keeps_the_earlier_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]  # and leaves no debris
     write_atomic(path, lambda temporary: temporary.write_text("second"))
     assert path.read_text() == "second"
+
+
+def test_a_digest_names_config_and_weights(model, folder):
+    loaded = PrestoDenoiser.from_pretrained(folder)
+    assert model.digest == loaded.digest
+    loaded.config = dataclasses.replace(loaded.config, guidance_scale=0.3)
+    assert model.digest != loaded.digest
+    half = loaded.to(torch.bfloat16)
+    before = half.digest
+    next(half.parameters()).data[0] += 1
+    assert half.digest != before

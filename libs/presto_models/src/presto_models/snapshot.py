@@ -1,6 +1,7 @@
 """Snapshots: a folder with config.json and model.safetensors, and nothing that can run code."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -24,6 +25,15 @@ class SnapshotError(ValueError):
 
 class Snapshot:
     """Mixin for modules built as `cls(config)` from a frozen dataclass kept as `self.config`."""
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name its config and weights."""
+        config = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        digest = hashlib.sha256(config.encode())
+        for value in self.state_dict().values():
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:12]
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write config.json and model.safetensors to `folder`, floats as `dtype` if given."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from presto_distill.metrics.stereo import (
     level_and_correlation,
     stereo_errors,
 )
+from presto_distill.provenance import commit, hardware
 from presto_distill.rendered_clips import FULL
 from presto_distill.trainer import TrainConfig
 from presto_models import Autoencoder, MonoToStereo, PrestoDenoiser, TextEncoder
@@ -109,8 +109,9 @@ def write_card(
     start: str | None = None,
     long_songs: bool = False,
 ) -> None:
-    """What made these weights: data, steps, wall-clock, hardware, loss curve, metrics, command."""
-    every = max(1, len(records) // 50)
+    """What made these weights: command, commit, data, steps, hardware, loss curve, metrics."""
+    every, machine = max(1, len(records) // 50), hardware()
+    threads = f"{machine['threads']} threads"
     seconds = preset.clips * preset.clip_seconds
     longer = {}
     if long_songs:
@@ -127,9 +128,8 @@ def write_card(
         },
         "train": asdict(train),
         "wall_clock_seconds": round(time.perf_counter() - started),
-        "hardware": f"{platform.processor() or platform.machine()}, "
-        f"{torch.get_num_threads()} threads"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "commit": commit(),
+        "hardware": ", ".join(filter(None, (machine["cpu"], threads, machine["gpu"]))),
         "torch": torch.__version__,
         "loss_curve": records[::every],
         "metrics": metrics,

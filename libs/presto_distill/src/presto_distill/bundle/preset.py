@@ -20,8 +20,8 @@ class BundlePreset:
 
     codec: TrainConfig = TrainConfig(steps=8000, lr=1e-3, warmup=100, decay="cosine", compile=True)
     decoder: TrainConfig = TrainConfig(steps=3000, lr=1e-3, warmup=50, decay="cosine", compile=True)
-    # Against a critic attacks are sharper and chords less true: not bundled (docs/results.md).
-    decoder_critic: AdversarialConfig | None = None
+    # Against a critic attacks are sharper (docs/results.md); None: a regression.
+    decoder_critic: AdversarialConfig | None = AdversarialConfig()
     codec_clips: int = 2400
     codec_held_out: int = 24
     codec_seconds: float = 6.0
@@ -39,9 +39,9 @@ class BundlePreset:
 
     long_clips: int = 360  # besides, so that models know 32 s too
     long_seconds: float = 33.0
-    dit: DiTConfig = replace(micro(), frame_rate=44_100 / 2048)
+    dit: DiTConfig = replace(micro(), frame_rate=44_100 / 2048, key=True)
     tempo_dropout: float = 0.15  # of crops, so that a prompt need not state one
-    key_dropout: float = 0.5  # likewise; it matters where `dit` has a key
+    key_dropout: float = 0.5  # likewise
     frames_and_batch: tuple[tuple[int, int], ...] = (
         (64, 24),
         (216, 8),
@@ -83,7 +83,7 @@ class BundlePreset:
 
 
 def cpu() -> BundlePreset:
-    """Two CPU cores, a few hours: how the bundled denoisers were made."""
+    """Two CPU cores, over night. What is bundled is older in parts: docs/model_card.md."""
     return BundlePreset()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pandas import DataFrame
 
-from presto_distill.lab.results import hardware, versions
+from presto_distill.provenance import hardware, versions
 from presto_models.precision import multiplies_bfloat16
 from presto_models.snapshot import SnapshotError, find_snapshot
 

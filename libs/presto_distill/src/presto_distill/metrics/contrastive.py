@@ -49,8 +49,9 @@ class ContrastiveEmbedder(nn.Module, Snapshot):
 
     @property
     def name(self) -> str:
-        """What is printed beside every number this embedder has a part in."""
-        return f"presto-small latent contrastive ({self.config.dim}-d)"
+        """What is printed beside every number this embedder has a part in: another one's numbers
+        do not compare."""
+        return f"presto-small latent contrastive ({self.config.dim}-d, {self.digest[:6]})"
 
     @property
     def dim(self) -> int:

@@ -94,6 +94,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one small model, length and batch")
     parser.add_argument("--out", type=Path, help="folder for latency-DEVICE.md and .csv")
     args = parser.parse_args()
+    if args.mode and not args.compile:
+        parser.error("--mode is a mode of --compile")
     if args.quick:
         args.models, args.batches, args.seconds = ["presto-small"], [1], [10.0]
         args.repeats = min(args.repeats, 3)

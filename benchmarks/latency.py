@@ -3,8 +3,8 @@
     python benchmarks/latency.py [--quick] [--device cuda] [--compile] [--out FOLDER]
 
 One table per device: for each model, length and batch the seconds of text, transformer, decoder
-and mono-to-stereo, and what they add up to. The base is 40 Heun steps with guidance (CFG++, two
-passes per evaluation), Presto-L the same with fewer blocks, Presto-S 4 steps, Presto-LS 4 steps
+and mono-to-stereo, and what they add up to. The base is 40 Heun steps with guidance (CFG++, three
+passes a step), Presto-L the same with fewer blocks, Presto-S 4 steps, Presto-LS 4 steps
 with fewer blocks. `large` has random weights of the right shape, on which time does not depend;
 text encoder and codec are the bundled ones. `rate` is the transformer's share of the rate at which
 the device multiplies large matrices in the same precision, measured in the same run.
@@ -183,19 +183,14 @@ def find_size(name: str) -> DiTConfig:
     return PrestoDenoiser.from_pretrained(f"{name}/base").config.dit
 
 
-def levels_of(method: str) -> list[float]:
-    """The noise level of each of the sampler's evaluations."""
-    if method in FEW_STEP:
-        return few_step_sigmas(FEW_STEPS).tolist()
-    first, *rest = karras_sigmas(HEUN_STEPS).tolist()
-    return [first, *(level for level in rest for _ in range(2))]
-
-
 def passes_of(method: str, schedule: LayerSchedule | None, depth: int) -> Counter:
-    """How often the network runs with which budget: with guidance twice per evaluation."""
-    sigma = torch.tensor(levels_of(method))
-    budgets = [depth] * len(sigma) if schedule is None else schedule(sigma).tolist()
-    return Counter(budgets * (1 if method in FEW_STEP else 2))
+    """How often the network runs with which budget; a guided Heun step runs it twice at the level
+    it starts from and once at the next."""
+    if method in FEW_STEP:
+        sigma = few_step_sigmas(FEW_STEPS)
+    else:
+        sigma = karras_sigmas(HEUN_STEPS).repeat_interleave(3)[1:]
+    return Counter([depth] * len(sigma) if schedule is None else schedule(sigma).tolist())
 
 
 def run_sampler(denoiser, method: str, noise: Tensor, cond: Condition) -> Tensor:

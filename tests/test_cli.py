@@ -49,7 +49,7 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", "jazz", "--seconds", "-3"], "at most 32, got -3"),
         (["generate", "jazz", "--seconds", "600"], "at most 32, got 600"),
         (["generate", "jazz", "--seconds", "nan"], "at most 32, got nan"),
-        (["generate", "jazz", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["generate", "jazz", "--steps", "0"], "steps must be a whole number of at least 1, got 0"),
         (["generate", "jazz", "--rho", "0"], "rho must be within 0.1..1e6, got 0"),
         (["generate", "jazz", "--solver", "rk4"], "no solver 'rk4': choose one of euler"),
         (["generate", "jazz", "--solver", "heun"], "solver 'heun' is for diffusion models"),

@@ -347,7 +347,7 @@ def test_a_baselines_student_is_the_denoiser_that_was_trained(method, command, d
 
 def test_a_consistency_student_that_starts_from_another_has_its_boundary_once(command, tmp_path):
     assert command("consistency", tmp_path / "first", "train.steps=1") == 0
-    start = tmp_path / "first" / "student"
+    start = str(tmp_path / "first" / "student")
     again = tmp_path / "again"
     assert command("consistency", again, "train.steps=1", "train.lr=0", start=start) == 0
     before, after = (PrestoDenoiser.from_pretrained(at) for at in (start, again / "student"))
@@ -391,14 +391,14 @@ def test_tensorboard_holds_what_the_tables_hold(tmp_path):
 def test_students_start_from_students_and_both_keeps_the_blocks(command, tmp_path):
     one, budgets = "train.steps=1", "blocks.budgets=4,2"
     command("layers", tmp_path / "layers", one, budgets)
-    command("warm-start", tmp_path / "warm", one, start=tmp_path / "layers" / "student")
-    command("both", tmp_path / "both", one, start=tmp_path / "warm" / "student")
+    command("warm-start", tmp_path / "warm", one, start=str(tmp_path / "layers" / "student"))
+    command("both", tmp_path / "both", one, start=str(tmp_path / "warm" / "student"))
     student = PrestoDenoiser.from_pretrained(tmp_path / "both" / "student")
     assert student.config.schedule.budgets == (4, 2) and student.config.few_step
     config = json.loads((tmp_path / "both" / "config.json").read_text())
     assert config["objective"]["nu"] == 0.0 and "start" in config["weights"]
     command("steps", tmp_path / "steps", one)
-    command("both", tmp_path / "later", one, start=tmp_path / "steps" / "student")
+    command("both", tmp_path / "later", one, start=str(tmp_path / "steps" / "student"))
     config = json.loads((tmp_path / "later" / "config.json").read_text())
     assert config["objective"]["nu"] == 0.1, "dropped blocks are new to it"
 
@@ -521,7 +521,7 @@ def test_settings_reach_fields_of_every_type():
         ),
         ("steps", [], {"health": 0}, "health must be at least 1 step, got 0"),
         ("steps", [], {"preset": "huge"}, "unknown preset 'huge'"),
-        ("steps", [], {"start": Path("nowhere")}, "no folder nowhere and no bundled model"),
+        ("steps", [], {"start": "nowhere"}, "no folder nowhere and no bundled model"),
         (
             "layers",
             ["blocks.budgets=4,9"],
@@ -544,7 +544,7 @@ def test_latents_that_the_network_does_not_take_are_refused_with_both_shapes(
 ):
     said = r"latents of shape \(1, 64, 32\) do not fit a network that takes \(b, 32, t\)"
     with pytest.raises(ValueError, match=said):
-        command("steps", tmp_path / "out", start=model / "narrow")
+        command("steps", tmp_path / "out", start=str(model / "narrow"))
     assert not list(tmp_path.iterdir())
 
 

@@ -48,6 +48,11 @@ def test_propagated_phase_of_a_steady_sinusoid():
     assert rotation.diff(dim=0).abs().max() < 2 * math.pi * 0.02 * hop / 4096
 
 
+def test_audio_of_any_precision_is_encoded(codec):
+    audio = 0.1 * torch.randn(1, 8192, dtype=torch.float64)
+    assert torch.equal(codec.encode(audio), codec.encode(audio.float()))
+
+
 def test_griffin_lim_approaches_the_magnitudes_of_a_chord():
     window = torch.hann_window(4096)
     signal = sum(sine(hz, samples=4096 + 15 * 1024) for hz in (440, 554, 660))[None]

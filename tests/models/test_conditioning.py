@@ -55,6 +55,8 @@ def test_prompts_are_split_into_words_tempo_and_key(prompt, expected):
         ("techno --key", "unknown prompt option '--key'"),
         ("techno --key H minor", "unknown key 'H minor': write it as A minor"),
         ("techno --key D", "unknown key 'D'"),
+        ("techno --bpm 120 --bpm 130", "states bpm twice"),
+        ("techno --key Am --bpm 120 --key C major", "states key twice"),
         ("techno --bpm 5", r"5 bpm is outside 20\.\.400"),
         ("techno --bpm 1000", r"1000 bpm is outside 20\.\.400"),
         ("x" * (MAX_PROMPT + 1), f"at most {MAX_PROMPT}"),
@@ -164,6 +166,8 @@ def test_condition_encodes_and_null_condition_erases_all_but_timing(encoder):
 @pytest.mark.parametrize(
     ("stated", "reason"),
     [
+        ({"tempo": [120, float("nan")]}, r"tempo must be finite .*, got \[120.0, nan\]"),
+        ({"tempo": [-5, None]}, "tempo must be finite and at least 0"),
         ({"tempo": [120]}, "tempo has 1 values for 2 captions"),
         ({"key": ["Am"] * 3}, "key has 3 values for 2 captions"),
         ({"key": ["Am", "X"]}, "unknown key 'X'"),

@@ -213,6 +213,10 @@ def test_a_schedule_in_the_config_sets_the_budget_unless_told_otherwise(tiny_den
     budget = torch.tensor([4, 4, 2, 2])
     assert torch.equal(D(x, SIGMA, cond), plain(x, SIGMA, cond, budget=budget))
     assert torch.equal(D(x, SIGMA, cond, budget=3), plain(x, SIGMA, cond, budget=3))
+    assert torch.equal(D.features(x, SIGMA, cond, tap=0), D(x, SIGMA, cond, tap=0)[1])
+    assert not torch.allclose(
+        D.features(x, SIGMA, cond, tap=0), plain.features(x, SIGMA, cond, tap=0)
+    )
     assert D.depth == DEPTH
 
 
@@ -241,6 +245,7 @@ def test_where_a_jump_ends_is_told_to_networks_built_for_it(tiny_denoiser, tiny_
     assert not torch.allclose(near, far)
     each = D(*call, sigma_to=torch.tensor([0.9, 0.01]), budget=torch.tensor([4, 4]))
     torch.testing.assert_close(each, torch.stack([near[0], far[1]]))
+    assert torch.equal(D.features(*call, tap=1), D(*call, tap=1, sigma_to=torch.zeros(2))[1])
     with pytest.raises(ValueError, match="trajectory=True"):
         tiny_denoiser()(*call, sigma_to=torch.ones(2))
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from presto_models.editing import keeping
 from presto_models.guidance import guided, guided_where_sound, guided_within
 from presto_models.samplers import SOLVERS, cfg_pp, dpmpp_2s, heun, sample
 
@@ -63,13 +64,27 @@ def test_cfg_pp_renoises_along_the_null_direction(x, sampler):
     D_null = 2 * x / 3
     torch.testing.assert_close(first.denoised, D_null + w * 7.0)
     euler_step = D_null + w * 7.0 + 0.5 * (2 * x - D_null) / 2
-    if sampler is heun:  # the corrector averages both slopes; the jump to the estimate stays
-        slopes = (2 * x - D_null) / 2, (euler_step - euler_step / 1.5) / 0.5
+    if sampler is heun:  # slopes of both ends of the null step; then the jump to the estimate
+        ahead = D_null + 0.5 * (2 * x - D_null) / 2
+        slopes = (2 * x - D_null) / 2, (ahead - ahead / 1.5) / 0.5
         euler_step = 2 * x - 1.5 * (slopes[0] + slopes[1]) / 2 + w * 7.0
     if sampler is dpmpp_2s:  # both parts of the step are taken halfway, at sigma = 1
         halfway = D_null + w * 7.0 + 1.0 * (2 * x - D_null) / 2
         euler_step = halfway / 2 + w * 7.0 + 0.5 * (2 * x - halfway / 2) / 2
     torch.testing.assert_close(first.x, euler_step)
+
+
+@pytest.mark.parametrize("sampler", SOLVERS.values(), ids=SOLVERS)
+def test_cfg_pp_of_constant_estimates_is_exact_for_every_solver(x, sampler):
+    """Whatever the step: nothing of the jump may be taken for a part of the direction."""
+
+    def D(x, sigma, cond):
+        return torch.full_like(x, cond)
+
+    for sigma, after in ((2.0, 0.5), (16.0, 1.0)):
+        sigmas = torch.tensor([sigma, after])
+        first = next(iter(sampler(cfg_pp(D, 0.8, lambda c: 1.0), x, sigmas, 6.0)))
+        torch.testing.assert_close(first.x, 5.0 + after * (sigma * x - 1.0) / sigma)
 
 
 @pytest.mark.parametrize("scale", [-0.1, 1.1])
@@ -121,6 +136,21 @@ def test_an_interval_over_everything_or_nothing_is_guidance_or_none(x, sampler):
             limited = guided_within(interval, guided_D, D)
             ends = [sample(sampler(one, x, sigmas, 7.0)) for one in (limited, expected)]
             assert torch.equal(*ends)
+
+
+def test_a_step_of_heun_is_guided_if_it_starts_inside_and_computes_nothing_in_vain(x):
+    """Levels 10 and 3 lie outside: both their calls are plain, though the second of 3 is at 1. Of a
+    guided step the second call only asks for the direction."""
+    D = Affine()
+    limited = guided_within((0.0, 2.0), cfg_pp(D, 0.8, nothing), D)
+    kept = keeping(limited, torch.zeros(2, 3, 4), torch.tensor([False, False, False, True]))
+    sigmas = torch.tensor([10.0, 3.0, 1.0, 0.1])
+    for guided_D in (limited, kept):
+        D.conditions.clear()
+        steps = list(heun(guided_D, x, sigmas, 7.0))
+        assert D.conditions == [7.0, 7.0, 7.0, 7.0, 0.0, 7.0, 0.0, 0.0, 7.0]
+        outside = steps[1].x
+        assert torch.equal(outside[..., :3], list(heun(Affine(), x, sigmas, 7.0))[1].x[..., :3])
 
 
 @pytest.mark.parametrize("interval", [(2.0, 1.0), (-1.0, 1.0), (1.0, 1.0)])

@@ -124,5 +124,5 @@ def test_what_cannot_be_is_refused_in_a_line(codec, tmp_path, monkeypatch):
         Oobleck.from_diffusers(tmp_path)
     assert "\n" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ImportError, match=r"presto-models\[diffusers\]"):
+    with pytest.raises(ValueError, match=r"presto-models\[diffusers\]"):
         Oobleck(TINY)

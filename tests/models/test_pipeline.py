@@ -321,6 +321,24 @@ def test_a_saved_pipeline_loads_as_itself(build, tiny_denoiser, tmp_path, few_st
     assert torch.equal(loaded("jazz", **how).audios, pipeline("jazz", **how).audios)
 
 
+def test_a_pipeline_that_would_load_as_another_is_not_saved(build, tmp_path):
+    with pytest.raises(ValueError, match="few_step is True here and not in the denoiser's config"):
+        build(few_step=True).save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipeline_without_a_codec_says_so(tiny_denoiser, build):
+    pipeline = Pipeline(tiny_denoiser(), None, build().text_encoder, few_step=False)
+    with pytest.raises(ValueError, match="no codec to play by"):
+        pipeline("jazz")
+
+
+def test_float16_weights_are_not_multiplied_in_bfloat16(build, tiny_denoiser):
+    pipeline = build(denoiser=tiny_denoiser().half())
+    with pytest.raises(ValueError, match="float16 cannot be multiplied in bfloat16"):
+        pipeline("jazz", seconds=0.5, precision="bfloat16")
+
+
 def test_a_pipeline_is_saved_under_a_name_that_is_loaded(build):
     with pytest.raises(ValueError, match="unknown variant 'mine': choose from layers_steps, steps"):
         build(variant="mine")
@@ -350,7 +368,7 @@ def test_every_part_moves(build):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"rho": 0.0}, r"rho must be within 0\.1\.\.1e6, got 0"),
         ({"rho": float("nan")}, r"rho must be within 0\.1\.\.1e6, got nan"),
         ({"solver": "rk4"}, "no solver 'rk4': choose one of euler, heun, dpmpp_2m, dpmpp_2s"),

@@ -191,6 +191,13 @@ class TestDiffusers:
         self.same(x, dpmpp_2s, sigmas[::2])
 
 
+@pytest.mark.parametrize("levels", [[1.0, 0.0], [1.0, 1.0], [0.1, 1.0], [1.0, float("nan")]])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_levels_descend_to_one_above_zero(name, levels):
+    with pytest.raises(ValueError, match="sigmas must descend to a last one above 0"):
+        next(SOLVERS[name](mixture, torch.zeros(1, 1, 4), torch.tensor(levels)))
+
+
 def test_no_churn_is_heun_exactly_and_draws_nothing():
     noise, source = torch.randn(2, 3, 4, generator=rng()), rng(1)
     before = source.get_state()

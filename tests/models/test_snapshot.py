@@ -84,12 +84,14 @@ def test_bfloat16_halves_the_file_and_loads_as_float32(model, folder, tmp_path):
     assert sizes[1] < 0.65 * sizes[0]
 
 
-def test_a_folder_beside_you_is_not_taken_for_the_bundled_model(tmp_path, monkeypatch):
+def test_a_folder_beside_you_is_not_taken_for_the_bundled_model(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "presto-small").mkdir()
-    assert (find_snapshot("presto-small") / "base").is_dir()
-    assert find_snapshot("./presto-small") == Path("presto-small")
-    assert find_snapshot(tmp_path / "presto-small") == tmp_path / "presto-small"
+    model.save_pretrained("presto-small/base")
+    for name in ("./presto-small", Path("presto-small"), tmp_path / "presto-small"):
+        own = PrestoDenoiser.from_pretrained(find_snapshot(name) / "base")
+        assert own.digest == model.digest
+    bundled = PrestoDenoiser.from_pretrained("presto-small/base")
+    assert bundled.digest != model.digest
 
 
 def test_a_missing_folder_names_what_is_bundled(tmp_path):

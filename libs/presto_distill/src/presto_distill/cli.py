@@ -68,7 +68,7 @@ class RunOptions:
     """Folder of this run; default runs/METHOD-PRESET[-AUDIO]-SEED."""
     model: str = "presto-small"
     """A bundled model or a model folder: the teacher, codec and prompt encoder."""
-    start: Path | None = None
+    start: str | None = None
     """A snapshot (OUT/student of another run) that the student starts from instead of the base."""
     audio: Path | None = None
     """A folder of your own recordings instead of the rendered corpus."""

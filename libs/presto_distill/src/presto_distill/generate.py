@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from os.path import normpath
 from pathlib import Path
@@ -110,7 +110,11 @@ def run(prompt: str, options: GenerateOptions) -> int:
     if options.width != 1 and pipeline.stereo is None:
         raise ValueError(f"width {options.width:g} is for stereo: {options.model} is mono")
     if init is not None and pipeline.autoencoder.sample_rate != SAMPLE_RATE:
-        init = load_mono(options.init, pipeline.autoencoder.sample_rate)
+        rate = pipeline.autoencoder.sample_rate
+        init = load_mono(options.init, rate)
+        if options.strength is not None:  # as long as the recording; resampling rounds
+            held = init.shape[1] / rate
+            jobs = [replace(job, seconds=min(job.seconds, held)) for job in jobs]
     write = write_one if options.batch is None else write_batch
     write(pipeline, jobs, options, {"sampling": sampling, "init_audio": init})
     return 0

@@ -152,7 +152,7 @@ def _value(text: str) -> int | float | str:
 
 def remove_leftovers(path: Path) -> None:
     """Remove the half files that kills have left beside `path`; see snapshot.write_atomic."""
-    for leftover in path.parent.glob(f".{path.name}.*"):
+    for leftover in path.parent.glob(f".*.{path.name}"):
         leftover.unlink()
 
 

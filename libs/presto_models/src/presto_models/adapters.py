@@ -10,6 +10,7 @@ All are modules around a module: copies are whole, and a state dict gains a pref
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -112,8 +113,12 @@ def table_time(alphas_cumprod: Float[Tensor, " steps"]) -> Time:
     if len(levels) < 2 or not levels[0].isfinite() or not (levels.diff() > 0).all():
         raise ValueError("alphas_cumprod must fall from step to step, from below 1 to 0 or above")
 
+    @cache  # a copy from the CPU cannot be part of a CUDA graph
+    def table_on(device: torch.device, dtype: torch.dtype) -> Tensor:
+        return levels.to(device, dtype)
+
     def time(sigma):
-        table = levels.to(sigma)
+        table = table_on(sigma.device, sigma.dtype)
         level = sigma.log().clamp(table[0], table[-1])
         after = torch.searchsorted(table, level).clamp(1, len(table) - 1)
         low, high = table[after - 1], table[after]

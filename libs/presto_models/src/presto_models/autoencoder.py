@@ -158,7 +158,7 @@ class Autoencoder(Snapshot, nn.Module):
         reach = math.ceil(self.margin / hop) + self.config.depth
         both = chunked(
             lambda part: torch.cat(self.encode_bands(self.log_bands(part)), 1),
-            F.pad(audio, (0, -audio.shape[-1] % hop)),
+            F.pad(audio.float(), (0, -audio.shape[-1] % hop)),
             chunk=chunk * hop,
             overlap=reach * hop,
             ratio=Fraction(1, hop),

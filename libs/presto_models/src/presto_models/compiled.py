@@ -5,10 +5,12 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from presto_models.conditioning import Condition
 from presto_models.denoiser import Cond, pass_on_facts, prepare
 
 
@@ -48,7 +50,7 @@ class Compiled(nn.Module):
     @torch.inference_mode()
     def prepare(self, cond: Cond) -> Cond:
         """The condition with what the denoiser can compute of it, once for all sampler steps."""
-        return self.prepare_once(cond)
+        return self.prepare_once(_padded(cond))
 
     @torch.inference_mode()
     def forward(
@@ -90,7 +92,7 @@ class Recorded:
         if not (torch.is_inference_mode_enabled() and any(tensor.is_cuda for tensor in inputs)):
             return self.fn(*args, **settings)
         half = torch.is_autocast_enabled("cuda")
-        shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        shapes = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in inputs)
         key = (spec, tuple(places), tuple(sorted(settings.items())), half, shapes)
         if key not in self.graphs:
 
@@ -106,20 +108,31 @@ class Recorded:
         return self.graphs[key](inputs)
 
 
+def _padded(cond: Cond, to: int = 32) -> Cond:
+    """The condition, on CUDA with masked tokens up to a multiple of `to`: prompts of about one
+    length then share a recording."""
+    if not (isinstance(cond, Condition) and cond.text.is_cuda):
+        return cond
+    more = -cond.text.shape[1] % to
+    return cond._replace(text=F.pad(cond.text, (0, 0, 0, more)), mask=F.pad(cond.mask, (0, more)))
+
+
 class Graph:
     """A recorded call of tensors on CUDA; replays copy what they are given into its memory."""
 
     def __init__(self, call: Callable[..., Any], inputs: Sequence[Tensor]):
         self.inputs = [tensor.clone() for tensor in inputs]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # compiles and tunes, which cannot be recorded
-            for _ in range(3):
-                call(*self.inputs)
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.output = call(*self.inputs)
+        device = next(tensor.device for tensor in inputs if tensor.is_cuda)
+        with torch.cuda.device(device):  # else work would be looked for on the first one
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):  # compiles and tunes, which cannot be recorded
+                for _ in range(3):
+                    call(*self.inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=aside):
+                self.output = call(*self.inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Any:
         for held, given in zip(self.inputs, inputs, strict=True):

@@ -67,6 +67,8 @@ def parse_prompt(prompt: str) -> Prompt:
     words, *options = re.split(r"\s--(?=\w)", f" {prompt.strip()}")
     tempo = key = None
     for option in options:
+        if (tempo and option.startswith("bpm")) or (key and option.startswith("key")):
+            raise ValueError(f"prompt {prompt!r} states {option[:3]} twice")
         if match := re.fullmatch(r"bpm[\s=]+(\d+(?:\.\d+)?)\s*", option):
             tempo = check_tempo(float(match[1]))
         elif match := re.fullmatch(r"key[\s=]+(\S.*)", option):
@@ -273,7 +275,7 @@ def condition(
 
     `tempo` in bpm (None or 0 = not stated), `key` as `check_key` reads it, `start` and `total` in
     seconds, `tags` from `tag_columns`, `beat` in beats since the music began. Raises ValueError
-    where their number is not the captions', for an unknown key and for impossible seconds.
+    where their number is not the captions', for an unknown key, impossible tempi and seconds.
     """
     stated = {
         "tempo": tempo,
@@ -295,7 +297,10 @@ def condition(
     start, total = (_seconds(v, text.device) for v in (start, total))
     tags = None if tags is None else tags.to(text.device)
     beat = None if beat is None else _numbers(beat, text.device)
-    return Condition(text, mask, _numbers(tempo, text.device), key, start, total, tags, beat)
+    tempo = _numbers(tempo, text.device)
+    if not (tempo.isfinite() & (tempo >= 0)).all():
+        raise ValueError(f"tempo must be finite and at least 0 (not stated), got {tempo.tolist()}")
+    return Condition(text, mask, tempo, key, start, total, tags, beat)
 
 
 def _seconds(values: Sequence[float] | Tensor | None, device: torch.device) -> Tensor | None:

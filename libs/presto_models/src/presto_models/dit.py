@@ -316,3 +316,9 @@ class PrestoDenoiser(Precondition, Snapshot):
         if sigma_to is None and self.config.dit.trajectory:
             sigma_to = torch.zeros_like(sigma)
         return super().forward(x, sigma, cond, budget=budget, sigma_to=sigma_to, **options)
+
+    def features(self, x, sigma, cond=None, *, tap):
+        """The hidden state after block `tap` of the pass that a call makes."""
+        if self.schedule is None and not self.config.dit.trajectory:
+            return super().features(x, sigma, cond, tap=tap)  # which runs no later block
+        return self(x, sigma, cond, tap=tap)[1]

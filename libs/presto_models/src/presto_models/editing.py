@@ -68,6 +68,11 @@ def keeping(D: Callable, known: Float[Tensor, "b c *t"], kept: Bool[Tensor, "...
             return torch.where(kept, known, D_x[0]), torch.where(kept, known, D_x[1])
         return torch.where(kept, known, D_x)
 
+    if hasattr(D, "origin"):
+        D_kept.origin = keeping(D.origin, known, kept)
+    if hasattr(D, "at"):
+        D_kept.at = lambda level: keeping(D.at(level), known, kept)
+
     return D_kept
 
 

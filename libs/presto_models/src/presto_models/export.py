@@ -113,7 +113,7 @@ def _export(
     if path.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"cannot export to {path}: the name must end in .onnx or .pt2")
     if path.suffix == ".onnx" and importlib.util.find_spec("onnxscript") is None:
-        raise ImportError('ONNX needs an extra: pip install "presto-models[onnx]"')
+        raise ValueError('ONNX needs an extra: pip install "presto-models[onnx]"')
 
     # The trace sees 2 of everything and holds for 1 too, unless something fixes a size: an error
     # here, where torch.onnx on its own would fix it and say nothing.
@@ -129,10 +129,13 @@ def _export(
             for axis, size in shape.items()
         }
 
+    training = {part: part.training for part in module.modules()}
     with torch.no_grad():
         program = torch.export.export(
             module.eval(), inputs, dynamic_shapes=tuple(map(free, shapes)), strict=False
         )
+    for part, mode in training.items():
+        part.training = mode
     if path.suffix == ".pt2":
         write_atomic(path, lambda to: torch.export.save(program, to))
         return path

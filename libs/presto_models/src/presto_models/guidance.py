@@ -33,7 +33,8 @@ def guided_within(interval: tuple[float, float], guided_D: Callable, D: Denoiser
     """`guided_D` for noise levels in (low, high], D elsewhere (Kynkäänniemi et al. 2024).
 
     `guided_D` is what `guided` or `samplers.cfg_pp` made of D. They find guidance
-    harmful at high noise and unnecessary at low noise. A batch all outside costs one call.
+    harmful at high noise and unnecessary at low noise. A batch all outside costs one call. `at` of
+    what is returned tells who acts at a level.
     """
     low, high = interval
     if not 0 <= low < high:
@@ -54,6 +55,7 @@ def guided_within(interval: tuple[float, float], guided_D: Callable, D: Denoiser
             return torch.where(choose, D_w[0], D_x), torch.where(choose, D_w[1], D_x)
         return torch.where(choose, D_w, D_x)
 
+    D_interval.at = lambda level: guided_D if low < level <= high else D
     return D_interval
 
 

@@ -180,5 +180,5 @@ def _diffusers_class() -> type:
     try:
         from diffusers import AutoencoderOobleck
     except ImportError as error:
-        raise ImportError('Oobleck needs: pip install "presto-models[diffusers]"') from error
+        raise ValueError('Oobleck needs: pip install "presto-models[diffusers]"') from error
     return AutoencoderOobleck

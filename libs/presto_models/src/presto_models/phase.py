@@ -97,7 +97,7 @@ def propagated_phase(
     sums = torch.cat([before.phase, step], 1).cumsum(1, dtype=torch.float64)[:, 1:]
     # Any fixed irregular start will do; equal phases would put a click at the beginning.
     start = 2 * math.pi * torch.frac(k * 0.6180339887498949)
-    phase = (start + sums.float() % (2 * math.pi)).gather(-1, owner) + math.pi * (k % 2)
+    phase = (start + (sums % (2 * math.pi)).float()).gather(-1, owner) + math.pi * (k % 2)
     after = Turned(sums[:, -1:] % (2 * math.pi), advance[:, -1:])
     return torch.polar(torch.ones_like(phase), phase), after
 

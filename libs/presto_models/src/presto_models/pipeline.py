@@ -25,7 +25,7 @@ from presto_models.denoiser import prepare
 from presto_models.dit import PrestoDenoiser
 from presto_models.editing import Edit, check_edit, continuation, variation
 from presto_models.edm import SIGMA_MAX
-from presto_models.precision import Precision, autocast
+from presto_models.precision import Precision, autocast, in_force
 from presto_models.samplers import Sampler, Seeds, Step, generators, randn
 from presto_models.sampling import Sampling
 from presto_models.snapshot import Snapshot, SnapshotError, find_snapshot, read_header
@@ -110,6 +110,11 @@ class Pipeline:
         for name, part in parts.items():
             if not isinstance(part, Snapshot):
                 raise ValueError(f"{name} is a {type(part).__name__}, which is no Snapshot to save")
+        if self.denoiser.config.few_step != self.few_step:
+            raise ValueError(
+                f"few_step is {self.few_step} here and not in the denoiser's config, "
+                "which is what is saved: change it there"
+            )
         for name, part in parts.items():
             part.save_pretrained(Path(folder) / name)
         return Path(folder)
@@ -169,12 +174,14 @@ class Pipeline:
         Raises ValueError, in one line, for what cannot be: no prompt or an empty one, no or too
         many seconds, no steps, stereo without a stereo part.
         """
-        codec = self.autoencoder
+        if (codec := self.autoencoder) is None:
+            raise ValueError("this pipeline has no codec to play by: `denoise` makes latents")
         samples = round(check_seconds(seconds) * codec.sample_rate)
         if samples < 1:
             raise ValueError(f"{seconds:g} seconds are less than a sample")
         sampling = self._resolved(replace(sampling, **settings))
         self._check(sampling, negative_prompt, stereo)
+        precision = self._precision(precision)
         edited = {"strength": strength, "keep_seconds": keep_seconds}
         check_edit(init_audio is not None, **edited, seconds=seconds)
         prompts = [prompt] if isinstance(prompt, str) else prompt
@@ -192,7 +199,7 @@ class Pipeline:
             edit = self._edit(init_audio, shape, samples=samples, **edited)
             watch.lap("encode")
 
-        with autocast(self.device, self._precision(precision)):
+        with autocast(self.device, precision):
             steps = self.denoise(shape, cond, seeds=rng, sampling=sampling, null=null, edit=edit)
             for step in _with_bar(steps, sampling.steps) if progress else steps:
                 if callback is not None:
@@ -207,7 +214,12 @@ class Pipeline:
         watch.lap("stereo" if stereo else "decode")
 
         facts = {"negative_prompt": negative_prompt, "seconds": seconds, "variant": self.variant}
-        facts |= sampling.in_force() | edited | ({"width": width} if stereo else {})
+        facts |= (
+            {"precision": precision}
+            | sampling.in_force()
+            | edited
+            | ({"width": width} if stereo else {})
+        )
         # Nobody knows how far along a caller's generator was.
         seeds = [source.initial_seed() if generator is None else None for source in rng]
         metadata = tuple(
@@ -256,9 +268,12 @@ class Pipeline:
         return sampling.resolved(self.denoiser, few_step=self.few_step)
 
     def _precision(self, precision: Precision) -> Precision:
-        """As asked; but autocast has no bfloat16 for a network in float16, which needs none."""
-        half = next(self.denoiser.parameters()).dtype == torch.float16
-        return "float32" if half and precision == "auto" else precision
+        """What is in force; autocast has no bfloat16 for a network in float16, which needs none."""
+        if next(self.denoiser.parameters()).dtype != torch.float16:
+            return in_force(self.device, precision)
+        if precision == "bfloat16":
+            raise ValueError("weights in float16 cannot be multiplied in bfloat16: load others")
+        return "float32"
 
     def _check(self, sampling: Sampling, negative_prompt: str | None, stereo: bool) -> None:
         """Refuse what this pipeline's parts cannot do, before any of them runs."""
@@ -339,10 +354,8 @@ def _load_stereo(folder: Path, device: str | torch.device) -> nn.Module | None:
 
 def _with_bar(steps: Sampler, total: int) -> Iterator[Step]:
     """The same steps, counted on the terminal."""
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError("a progress bar needs tqdm: pip install tqdm") from error
+    from tqdm.auto import tqdm
+
     return iter(tqdm(steps, total=total, unit="step", leave=False))
 
 

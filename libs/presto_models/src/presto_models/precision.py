@@ -14,8 +14,15 @@ def autocast(device: torch.device, precision: Precision = "auto") -> torch.autoc
     """
     if precision not in get_args(Precision):
         raise ValueError(f"no precision {precision!r}: choose {', '.join(get_args(Precision))}")
-    wanted = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device))
+    wanted = in_force(device, precision) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def in_force(device: torch.device, precision: Precision) -> Precision:
+    """The precision itself; of "auto" what it means on a device."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

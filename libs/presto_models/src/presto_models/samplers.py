@@ -74,19 +74,23 @@ def cfg_pp(D: Denoiser, scale: float, null: Null) -> Callable:
     if not 0 <= scale <= 1:
         raise ValueError(f"a CFG++ scale is within 0..1, got {scale}")
 
+    def origin(x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
+        return D(x, sigma, null(cond))
+
     def both(x: Tensor, sigma: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        D_null = D(x, sigma, null(cond))
+        D_null = origin(x, sigma, cond)
         if scale == 0:
             return D_null, D_null
         return D_null + scale * (D(x, sigma, cond) - D_null), D_null
 
+    both.origin = origin  # for those who want to know the direction alone
     return both
 
 
 def euler(D: Denoiser, noise: Tensor, sigmas: Tensor, cond: Cond = None) -> Sampler:
     """First-order solver of the probability-flow ODE: one network call per step."""
     x = noise * sigmas[0]
-    for i, (sigma, after) in enumerate(pairwise([*sigmas.tolist(), 0.0])):
+    for i, (sigma, after) in enumerate(_intervals(sigmas)):
         D_x, origin = _evaluate(D, x, sigma, cond)
         x = D_x + after * (x - origin) / sigma
         yield Step(i, sigma, D_x, x)
@@ -124,20 +128,25 @@ def heun(
     rng: Rng | None = None,
 ) -> Sampler:
     """Second-order solver (Karras et al. 2022, algorithm 1; with churn algorithm 2): two calls per
-    step, one in the last. `rng` is what churn draws from."""
+    step, one in the last. `rng` is what churn draws from.
+
+    Of CFG++ the direction is of second order, and the jump is that of the step's first call, so
+    the second needs no guidance. A step is guided if the level it starts from is.
+    """
     if churn.S_churn and rng is None:
         raise ValueError(f"S_churn = {churn.S_churn:g} draws noise: give heun its rng")
     x = noise * sigmas[0]
-    for i, (sigma, after) in enumerate(pairwise([*sigmas.tolist(), 0.0])):
+    for i, (sigma, after) in enumerate(_intervals(sigmas)):
         level = churn.level(sigma, len(sigmas))
         if level > sigma:
             fresh = randn(x.shape, rng, x.device).to(x.dtype)
             x = x + churn.S_noise * (level**2 - sigma**2) ** 0.5 * fresh
-        D_x, origin = _evaluate(D, x, level, cond)
+        acting = D.at(level) if hasattr(D, "at") else D
+        D_x, origin = _evaluate(acting, x, level, cond)
         slope, jump = (x - origin) / level, D_x - origin
         if after > 0:
-            ahead = x + (after - level) * slope + jump
-            _, origin = _evaluate(D, ahead, after, cond)
+            ahead = x + (after - level) * slope
+            origin = getattr(acting, "origin", acting)(ahead, _full(x, after), cond)
             slope = (slope + (ahead - origin) / after) / 2
         x = x + (after - level) * slope + jump if after > 0 else D_x
         yield Step(i, sigma, D_x, x)
@@ -146,12 +155,12 @@ def heun(
 def dpmpp_2m(D: Denoiser, noise: Tensor, sigmas: Tensor, cond: Cond = None) -> Sampler:
     """DPM-Solver++(2M) (Lu et al. 2022): second order from one call per step, in -ln sigma."""
     x, previous = noise * sigmas[0], None
-    levels = [*sigmas.tolist(), 0.0]
-    for i, (sigma, after) in enumerate(pairwise(levels)):
+    intervals = _intervals(sigmas)
+    for i, (sigma, after) in enumerate(intervals):
         D_x, origin = _evaluate(D, x, sigma, cond)
         target = D_x
         if previous is not None and after > 0:
-            ratio = math.log(levels[i - 1] / sigma) / math.log(sigma / after)
+            ratio = math.log(intervals[i - 1][0] / sigma) / math.log(sigma / after)
             target = D_x + (D_x - previous) / (2 * ratio)
         x = target + after / sigma * (x - origin - (target - D_x))
         previous = D_x
@@ -162,7 +171,7 @@ def dpmpp_2s(D: Denoiser, noise: Tensor, sigmas: Tensor, cond: Cond = None) -> S
     """DPM-Solver++(2S) (Lu et al. 2022, r = 1/2): the estimate halfway in -ln sigma carries the
     whole step. Two calls per step, one in the last."""
     x = noise * sigmas[0]
-    for i, (sigma, after) in enumerate(pairwise([*sigmas.tolist(), 0.0])):
+    for i, (sigma, after) in enumerate(_intervals(sigmas)):
         target, origin = D_x, _ = _evaluate(D, x, sigma, cond)
         if after > 0:
             halfway = math.sqrt(sigma * after)
@@ -189,7 +198,7 @@ def multistep(
     Any number of steps and any spacing, because the generator was trained on continuous noise.
     """
     x = noise * sigmas[0]
-    for i, (sigma, after) in enumerate(pairwise([*sigmas.tolist(), 0.0])):
+    for i, (sigma, after) in enumerate(_intervals(sigmas)):
         D_x = G(x, _full(x, sigma), cond)
         x = D_x
         if after > 0:
@@ -203,6 +212,16 @@ def few_step_sigmas(
 ) -> Float[Tensor, " steps"]:
     """The levels `multistep` visits: Karras' grid of `steps` intervals without its last point."""
     return karras_sigmas(steps + 1, rho=rho, sigma_max=sigma_max)[:-1]
+
+
+def _intervals(sigmas: Tensor) -> list[tuple[float, float]]:
+    """The noise levels that each step leads from and to."""
+    intervals = list(pairwise([*sigmas.tolist(), 0.0]))
+    if not all(sigma > after for sigma, after in intervals):
+        raise ValueError(
+            "sigmas must descend to a last one above 0, from which samplers go on to 0 themselves"
+        )
+    return intervals
 
 
 def _evaluate(D: Denoiser, x: Tensor, sigma: float, cond: Cond) -> tuple[Tensor, Tensor]:

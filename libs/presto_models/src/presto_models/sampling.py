@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from typing import Any, Self
 
 from jaxtyping import Float
@@ -47,8 +48,8 @@ class Sampling:
     churn: float = 0.0  # S_churn of Heun's method; see samplers.Churn
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.steps is not None and not (isinstance(self.steps, Integral) and self.steps >= 1):
+            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps}")
         if not 0.1 <= self.rho <= 1e6:
             raise ValueError(f"rho must be within 0.1..1e6, got {self.rho:g}")
         if self.solver is not None and self.solver not in SOLVERS:

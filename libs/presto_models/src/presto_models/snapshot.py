@@ -96,7 +96,7 @@ class Snapshot:
 
 def find_snapshot(name_or_path: str | Path) -> Path:
     """The folder of a snapshot: by the name of one bundled with this package, else a local path
-    ("./NAME" is always a path)."""
+    (a Path and "./NAME" are always paths)."""
     if is_bundled(name_or_path):
         return BUNDLED / name_or_path
     if Path(name_or_path).is_dir():
@@ -111,8 +111,9 @@ def find_snapshot(name_or_path: str | Path) -> Path:
 
 def is_bundled(name_or_path: str | Path) -> bool:
     """Whether this names a snapshot or model that comes with this package."""
-    outside = Path(name_or_path).is_absolute() or str(name_or_path).startswith(".")
-    return not outside and (BUNDLED / name_or_path).is_dir()
+    if isinstance(name_or_path, Path) or name_or_path.startswith("."):
+        return False
+    return not Path(name_or_path).is_absolute() and (BUNDLED / name_or_path).is_dir()
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
 
     A kill or a full disk leaves the earlier file as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # of the same suffix
     try:
         write(temporary)
         with open(temporary, "rb") as file:

@@ -1,6 +1,5 @@
 """Stages that know sound: codec, embedder with its prompt encoder, mono to stereo."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,12 +40,11 @@ def train_codec_start(preset: BundlePreset, out: Path, device: str) -> None:
     some = torch.tensor(songs[:: -(-len(songs) // 400)]).float().clamp_min(codec.floor)
     fit_linear_paths(codec, some)
     trainer = Trainer(Autoencoding(codec), preset.codec, device)
-    started = time.perf_counter()
     stream = codec_stream(preset, songs)
     records = fit(trainer, stream, out / "codec_start.checkpoint", label="codec")
     codec = trainer.averages["autoencoder"].cpu()
     standardise_latents(codec, some)
-    save_codec(codec, out / "codec_start", preset, preset.codec, records, started)
+    save_codec(codec, out / "codec_start", preset, preset.codec, records)
 
 
 def train_codec_decoder(preset: BundlePreset, out: Path, device: str) -> None:
@@ -57,12 +55,11 @@ def train_codec_decoder(preset: BundlePreset, out: Path, device: str) -> None:
     against = preset.decoder_critic
     objective = AdversarialDecoding(codec, against) if against else Decoding(codec)
     trainer = Trainer(objective, preset.decoder, device)
-    started = time.perf_counter()
     stream = codec_stream(preset, codec_songs(preset, out))
     records = fit(trainer, stream, out / "codec_decoder.checkpoint", label="decoder")
     codec.decoder.load_state_dict(trainer.averages["decoder"].state_dict())
     folder = out / "codec_decoder"
-    save_codec(codec.cpu(), folder, preset, preset.decoder, records, started, "codec_start")
+    save_codec(codec.cpu(), folder, preset, preset.decoder, records, "codec_start")
 
 
 def train_codec(preset: BundlePreset, out: Path, device: str) -> None:
@@ -77,12 +74,11 @@ def train_codec(preset: BundlePreset, out: Path, device: str) -> None:
     batch, frames = preset.phase_batch
     samples = frames * codec.config.stft_hop
     trainer = Trainer(Phasing(codec.to(device)), preset.phase, device)
-    started = time.perf_counter()
     stream = crops(songs, batch=batch, samples=samples, seed=preset.seed)
     records = fit(trainer, stream, out / "codec.checkpoint", label="phase")
     codec.phase.load_state_dict(trainer.averages["phase"].state_dict())
     seen = replace(preset, codec_clips=preset.phase_clips)
-    save_codec(codec.cpu(), out / "codec", seen, preset.phase, records, started, "codec_decoder")
+    save_codec(codec.cpu(), out / "codec", seen, preset.phase, records, "codec_decoder")
 
 
 def codec_songs(preset: BundlePreset, out: Path) -> np.ndarray:
@@ -103,14 +99,13 @@ def save_codec(
     preset: BundlePreset,
     train: TrainConfig,
     records: list[Row],
-    started: float,
     start: str | None = None,
 ) -> None:
     """Save a codec with its card; `start`: the folder beside it that it was trained on from."""
     codec.save_pretrained(folder, dtype=torch.bfloat16)
     metrics = measure_codec(folder, seed=preset.seed + 1000, clips=preset.codec_held_out)
     data = replace(preset, clips=preset.codec_clips, clip_seconds=preset.codec_seconds)
-    write_card(folder, data, train, records, metrics, started, start=start)
+    write_card(folder, data, train, records, metrics, start=start)
 
 
 def train_embedder(preset: BundlePreset, out: Path, device: str) -> None:
@@ -124,7 +119,6 @@ def train_embedder(preset: BundlePreset, out: Path, device: str) -> None:
         for item in batches(data, **size, seed=preset.seed, start=start):
             yield Batch(item.latents, item.captions)
 
-    started = time.perf_counter()
     records = fit(trainer, stream, out / "embedder.checkpoint", label="embedder")
     model = trainer.averages["embedder"]
     with torch.inference_mode():
@@ -135,7 +129,7 @@ def train_embedder(preset: BundlePreset, out: Path, device: str) -> None:
     model.text.save_pretrained(out / "text", dtype=torch.float16)
     metrics = {"held_out_recall_at_10": hits, "chance": chance, "held_out_clips": len(held)}
     for name in ("embedder", "text"):
-        write_card(out / name, preset, preset.embedder, records, metrics, started)
+        write_card(out / name, preset, preset.embedder, records, metrics)
 
 
 def train_stereo(preset: BundlePreset, out: Path, device: str) -> None:
@@ -151,11 +145,10 @@ def train_stereo(preset: BundlePreset, out: Path, device: str) -> None:
     torch.manual_seed(preset.seed)
     trainer = Trainer(Widening(MonoToStereo()), preset.stereo, device)
     batch, samples = preset.stereo_batch
-    started = time.perf_counter()
     stream = crops(splits[0], batch=batch, samples=samples, seed=preset.seed)
     records = fit(trainer, stream, out / "stereo.checkpoint", label="stereo")
     model = trainer.averages["generator"]
     model.save_pretrained(out / "stereo", dtype=torch.bfloat16)
     metrics = measure_stereo(model.cpu(), held=splits[1], train=splits[0][:64])
     data = replace(preset, clips=preset.stereo_clips, clip_seconds=preset.stereo_seconds)
-    write_card(out / "stereo", data, preset.stereo, records, metrics, started)
+    write_card(out / "stereo", data, preset.stereo, records, metrics)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,12 +103,14 @@ def write_card(
     train: TrainConfig,
     records: list[dict[str, Any]],
     metrics: dict[str, Any],
-    started: float,
     *,
     start: str | None = None,
     long_songs: bool = False,
 ) -> None:
-    """What made these weights: command, commit, data, steps, hardware, loss curve, metrics."""
+    """What made these weights: command, commit, data, training, hardware, loss curve, metrics.
+
+    Its wall-clock is that of the updates, those before a kill included.
+    """
     every, machine = max(1, len(records) // 50), hardware()
     threads = f"{machine['threads']} threads"
     seconds = preset.clips * preset.clip_seconds
@@ -127,7 +128,7 @@ def write_card(
             "hours": round(seconds / 3600, 2),
         },
         "train": asdict(train),
-        "wall_clock_seconds": round(time.perf_counter() - started),
+        "wall_clock_seconds": round(sum(row["seconds"] for row in records)),
         "commit": commit(),
         "hardware": ", ".join(filter(None, (machine["cpu"], threads, machine["gpu"]))),
         "torch": torch.__version__,

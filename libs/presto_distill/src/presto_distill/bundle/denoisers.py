@@ -1,6 +1,5 @@
 """Stages that make denoisers: the base model and its three students."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -52,14 +51,13 @@ def train_base(preset: BundlePreset, out: Path, device: str) -> None:
     model = PrestoDenoiser(config)
     train = replace(preset.base, seed=preset.training_seed)
     trainer = Trainer(Denoising(model, null_condition), train, device)
-    started = time.perf_counter()
     stream = mixed_lengths(data, text, preset)
     records = fit(trainer, stream, out / "base.checkpoint", label="base")
     model = trainer.averages["base"]
     model.save_pretrained(out / "base", dtype=torch.bfloat16)
     sampling = {"24 Heun steps": Sampling(24)}
     metrics = measure(model, held, out, seed=preset.seed, sampling=sampling)
-    write_card(out / "base", preset, train, records, metrics, started, long_songs=True)
+    write_card(out / "base", preset, train, records, metrics, long_songs=True)
 
 
 @dataclass
@@ -144,7 +142,6 @@ class Workbench:
         that of the model it starts from, if it is not the base."""
         if (self.out / name / "card.json").exists():
             return
-        started = time.perf_counter()
         torch.manual_seed(self.preset.training_seed)
         train = replace(train, seed=self.preset.training_seed)
         trainer = Trainer(objective(), train, self.device)
@@ -157,8 +154,9 @@ class Workbench:
         metrics = measure(
             student.eval(), self.held, self.out, seed=self.preset.seed, sampling=sampling
         )
-        facts = records, metrics, started
-        write_card(self.out / name, self.preset, train, *facts, start=start, long_songs=True)
+        write_card(
+            self.out / name, self.preset, train, records, metrics, start=start, long_songs=True
+        )
 
 
 def train_layers(preset: BundlePreset, out: Path, device: str) -> None:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from presto_distill import PrestoS, PrestoSConfig, TrainConfig, Trainer
 from presto_distill.baselines.consistency import ConsistencyConfig, ConsistencyDistillation
 from presto_distill.baselines.dmd_gan import dmd_gan
-from presto_distill.baselines.trajectory import TrajectoryConfig, TrajectoryDistillation, jumps
+from presto_distill.baselines.trajectory import TrajectoryConfig, TrajectoryDistillation
 from presto_distill.lab.plots import COLOURS, FAINT, INK, OF_MODEL, canvas
 from presto_distill.lab.toy import (
     BANDWIDTH,
@@ -51,7 +51,7 @@ from presto_distill.lab.toy import (
 )
 from presto_distill.metrics.mmd import gaussian, mmd
 from presto_models.edm import add_noise, karras_sigmas, sample_sigma
-from presto_models.samplers import few_step_sigmas, heun, sample
+from presto_models.samplers import few_step_sigmas, heun, jumps, sample
 
 STEPS, TEACHER = (1, 2, 4, 8), "teacher"
 LEVELS = (0.05, 0.5, 2.5, 17.5, 80.0)  # of noise; 80, 17.5 and 2.5 are visited by 4 steps

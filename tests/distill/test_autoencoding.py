@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
@@ -14,9 +15,12 @@ from presto_distill.objectives.autoencoding import (
     AdversarialDecoding,
     Autoencoding,
     Decoding,
+    band_weights,
+    standardise_latents,
 )
 from presto_distill.spectrogram_critic import SpectrogramCritic, critic_loss, generator_losses
-from presto_models import Autoencoder
+from presto_models import Autoencoder, AutoencoderConfig
+from presto_models.autoencoder import band_centres
 
 
 def test_the_autoencoding_loss_is_finite_and_reaches_every_weight():
@@ -26,6 +30,35 @@ def test_the_autoencoding_loss_is_finite_and_reaches_every_weight():
     assert all(term.isfinite() for term in terms.values())
     for name, weight in codec.named_parameters():
         assert weight.grad is not None and weight.grad.isfinite().all(), name
+
+
+def test_standardised_latents_have_mean_0_and_deviation_sigma_data_in_every_channel():
+    torch.manual_seed(0)
+    codec = Autoencoder(AutoencoderConfig(channels=4, width=16, depth=1))
+    audio = torch.randn(68, 8192) * torch.logspace(-3, 0, 68)[:, None]  # the last are the loudest
+    standardise_latents(codec, codec.log_bands(audio))
+    latents = codec.encode(audio)
+    torch.testing.assert_close(latents.mean((0, 2)), torch.zeros(4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(latents.std((0, 2)), torch.full((4,), 0.5), rtol=1e-4, atol=0)
+
+
+def test_a_band_weighs_as_the_root_of_its_share_of_an_auditory_filter():
+    """One bin of 24.7 (1 + 0.00437 Hz) up to 4 kHz, and from there the same 6th for all bands."""
+    codec = Autoencoder()
+    weights, hz = band_weights(codec), band_centres(codec.config)
+    bin_hz = 44_100 / 4096
+    share = torch.where(hz < 4000 - bin_hz, bin_hz / (24.7 * (1 + 4.37e-3 * hz)), 1 / 6)
+    expected = share.sqrt() / share.sqrt().mean()
+    torch.testing.assert_close(weights, expected, rtol=0.01, atol=0)
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights.min() < 0.9 < 1.5 < weights.max()
+
+    x, objective = torch.zeros(1, 32, codec.bands), Autoencoding(codec)
+    for band in (0, 200, codec.bands - 1):
+        y = x.clone()
+        y[..., band] += 3
+        distance = objective.distances(x, y)["spectrum"]
+        torch.testing.assert_close(distance, 3 * weights[band] / codec.bands)
 
 
 def test_the_encoder_gathers_no_gradients_while_the_decoder_learns():

@@ -23,7 +23,6 @@ from presto_distill.baselines.trajectory import (
     ditto_ctm,
     feature_distance,
     jump,
-    jumps,
     soundctm,
     with_trajectory,
 )
@@ -36,6 +35,7 @@ from presto_models.dit import PrestoDenoiser
 from presto_models.edm import (
     SIGMA_MIN,
     KarrasUniform,
+    Precondition,
     add_noise,
     karras_sigmas,
     sample_sigma,
@@ -43,7 +43,7 @@ from presto_models.edm import (
 )
 from presto_models.guidance import guided
 from presto_models.layer_schedule import LayerSchedule, ase_schedule
-from presto_models.samplers import few_step_sigmas, heun, multistep, sample
+from presto_models.samplers import few_step_sigmas, heun, jumps, multistep, sample
 
 BATCH, CHANNELS, FRAMES, WIDTH, DEPTH = 4, 4, 16, 16, 4
 SIGMA = torch.tensor([0.002, 0.3, 2.5, 80.0])
@@ -138,6 +138,42 @@ def test_the_moving_average_moves_by_its_rule_and_the_teacher_not_at_all(objecti
 def test_a_moving_average_as_target_needs_a_trainer(objectives, batch, name):
     with pytest.raises(ValueError, match=r'target="ema" needs a Trainer'):
         objectives(name).loss(batch, rng())
+
+
+@pytest.mark.parametrize("name", ["consistency", "trajectory"])
+@pytest.mark.parametrize(
+    ("interval", "scales"),
+    [((1.0, 2.0), (4.5, 1.0)), ((0.1, 1.0), (1.0, 4.5)), ((0.5, 2.0), (4.5, 1.0))],
+)
+def test_the_teacher_is_guided_only_where_it_says_that_guidance_is_sound(
+    tiny_denoiser, g, batch, name, interval, scales
+):
+    """By its step from one level to another, both of whose slopes are guided or not."""
+    D, (x, cond), source = tiny_denoiser(seed=1, guidance_interval=interval), batch, rng(5)
+    low, high = torch.full((BATCH,), 0.5), torch.full((BATCH,), 2.0)
+    ends = dict(levels=2, sigma_min=0.5, sigma_max=2.0, target="stop_gradient")
+    if name == "consistency":
+        cfg, student = ConsistencyConfig(**ends), tiny_denoiser(seed=2)
+        objective = ConsistencyDistillation(D, null_condition, cfg, student=student)
+        torch.randint(1, (BATCH,), generator=source)
+    else:
+        cfg = TrajectoryConfig(**ends, heun_steps=1, compare="trajectory", dsm=0.0)
+        objective = TrajectoryDistillation(D, null_condition, cfg, student=g)
+        objective._levels(BATCH, source, "cpu")
+    noised = add_noise(x, high, source)
+
+    def slope(x, sigma, scale):
+        D_x, D_null = D(x, sigma, cond), D(x, sigma, null_condition(cond))
+        return (x - D_null - scale * (D_x - D_null)) / sigma.view(-1, 1, 1)
+
+    first = slope(noised, high, scales[0])
+    solved = noised - 1.5 * (first + slope(noised - 1.5 * first, low, scales[1])) / 2
+    if name == "consistency":
+        here = objective.student(noised, high, cond)
+    else:
+        here = jump(g, noised, high, low, cond)
+    terms = objective.loss(batch, rng(5))
+    torch.testing.assert_close(terms["consistency"], (here - solved).square().mean())
 
 
 # --- DMD-GAN -------------------------------------------------------------------------------------
@@ -362,6 +398,11 @@ def test_equal_features_are_at_no_distance_whatever_their_scale():
 def test_more_heun_steps_than_intervals_are_refused(steps):
     with pytest.raises(ValueError, match=rf"within 1\.\.17 of 18 levels, got {steps}"):
         TrajectoryConfig(heun_steps=steps)
+
+
+def test_a_network_that_cannot_be_told_where_to_jump_needs_a_student_that_can():
+    with pytest.raises(ValueError, match="a Precondition cannot be given a sigma_to: give `stu"):
+        TrajectoryDistillation(Precondition(torch.nn.Linear(8, 8)), null_condition)
 
 
 def test_jumps_with_full_renoising_are_multistep(g, batch):

@@ -45,6 +45,22 @@ OBJECTIVES = {
 }
 
 
+def vectors(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """What a run goes on with, by name: weights, their averages and Adam's moments of them."""
+    state, found = trainer.state_dict(), {}
+    for player, optimizer in state["optimizers"].items():
+        moments = optimizer["state"].values()
+        parts = {
+            "weights": state["players"][player].values(),
+            "averages": state["averages"][player].values(),
+            "exp_avg": [one["exp_avg"] for one in moments],
+            "exp_avg_sq": [one["exp_avg_sq"] for one in moments],
+        }
+        for name, tensors in parts.items():
+            found[f"{name} of the {player}"] = torch.cat([t.flatten().float() for t in tensors])
+    return found
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_run_resumes_on_a_gpu(objective):
     def train(steps: int, state: dict | None = None) -> tuple[Trainer, list[float]]:
@@ -56,8 +72,10 @@ def test_a_run_resumes_on_a_gpu(objective):
     straight, losses = train(4)
     first, _ = train(2)
     second, rest = train(4, first.state_dict())
-    assert rest == pytest.approx(losses[2:], rel=0.05)
-    for name, average in straight.averages.items():
-        both = average.parameters(), second.averages[name].parameters()
-        for ours, theirs in zip(*both, strict=True):
-            torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
+    assert rest == pytest.approx(losses[2:], rel=2e-3)
+    # Without its moments a run ends 1 % away in weights, which four steps move by 2 to 4 %, and
+    # 50 % away in moments; noise of 1e-6 in the gradients comes to less than half of these bounds.
+    found = vectors(second)
+    for name, expected in vectors(straight).items():
+        apart = (found[name] - expected).norm() / expected.norm()
+        assert apart < (1e-2 if "exp_avg" in name else 2e-4), name

@@ -35,6 +35,8 @@ def test_log_mel_distance_is_that_of_a_gain():
     assert log_mel_distance(noise, 2 * noise) == pytest.approx(math.log(2), abs=1e-4)
     silence = log_mel_distance(noise, 0 * noise)  # down to the floor, nowhere near infinity
     assert 6 < silence < math.log(1e4)
+    assert log_mel_distance(0 * noise, 0 * noise) == 0
+    assert math.isfinite(log_mel_distance(0 * noise, noise))
 
 
 def test_onsets_are_as_far_as_they_were_moved():

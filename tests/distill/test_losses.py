@@ -99,6 +99,25 @@ def test_softplus_values():
     )
 
 
+def test_hinge_values_and_where_it_is_flat():
+    fake, real = torch.tensor([[-2.0, 0.5], [1.0, -3.0]]), torch.tensor([[3.0, 0.0], [-1.0, -1.0]])
+    expected = torch.tensor([(0 + 1.5) / 2 + (0 + 1) / 2, (2 + 0) / 2 + (2 + 2) / 2])
+    torch.testing.assert_close(losses.hinge_discriminator(fake, real), expected)
+    torch.testing.assert_close(losses.hinge_generator(fake), torch.tensor([0.75, 1.0]))
+    fake, real = fake.requires_grad_(), real.requires_grad_()
+    losses.hinge_discriminator(fake, real).sum().backward()
+    assert fake.grad.tolist() == [[0.0, 0.5], [0.5, 0.0]]
+    assert real.grad.tolist() == [[0.0, -0.5], [-0.5, -0.5]]
+
+
+def test_approximate_r1_of_a_linear_critic_is_its_squared_slope_along_the_nudge():
+    slope, nudge = torch.tensor([3.0, 4.0]), torch.tensor([[[0.3, 0.4], [2.0, -1.0]]])
+    x = torch.randn(1, 2, 2, generator=torch.Generator().manual_seed(0))
+    penalty = losses.approximate_r1(x @ slope, (x + nudge) @ slope)
+    torch.testing.assert_close(penalty, torch.tensor([(2.5**2 + 2.0**2) / 2]))
+    assert not losses.approximate_r1(x, x.clone()).any()
+
+
 def test_self_teacher_teaches_the_dropped_pass_only():
     dropped, full = (x.requires_grad_() for x in tensors(2))
     loss = losses.self_teacher(dropped, full, normalise=False)

@@ -97,8 +97,18 @@ def test_a_dropped_fake_score_starts_from_the_generator_and_drops_with_it(object
 
 
 def test_the_head_reads_a_block_that_always_runs(objective):
-    with pytest.raises(ValueError, match=r"block 1 of a dropped fake score.*blocks 0\.\.0 only"):
+    said = r"block 1 of a dropped fake score.*blocks 0\.\.0 and the last one only"
+    with pytest.raises(ValueError, match=said):
         objective(fake_score="dropped")
+
+
+@pytest.mark.parametrize(
+    ("tap", "changes"),
+    [(0, {}), (DEPTH - 1, {}), (-1, {}), (1, {"features": "teacher"}), (1, {"nu_1": 0, "nu_2": 0})],
+)
+def test_a_dropped_fake_score_is_read_where_it_runs_or_not_at_all(objective, batch, tap, changes):
+    built = objective(tap=tap, fake_score="dropped", head_layers=1, **changes)
+    assert all(term.isfinite() for term in built.critic_loss(batch, rng()).values())
 
 
 @pytest.mark.parametrize("budgets", [(5, 2), (4, 0)])

@@ -232,6 +232,31 @@ def test_the_generators_adversarial_term_is_weighted_by_nu_1(objective, batch, g
     assert torch.equal(terms[0]["dm"], terms[1]["dm"])
 
 
+def test_the_teacher_is_guided_only_where_it_says_that_guidance_is_sound(tiny_denoiser, batch):
+    D, law = tiny_denoiser(seed=1, guidance_interval=(0.5, 2.0)), Discrete((0.4, 1.0, 3.0))
+    G, F = tiny_denoiser(seed=2), tiny_denoiser(seed=3)
+    objective = PrestoS(
+        D,
+        null_condition,
+        PrestoSConfig(nu_1=0.0, p_dmd=law, weighting="none"),
+        feature_layer=TAP,
+        width=WIDTH,
+        generator=G,
+        fake_score=F,
+    )
+    (x, cond), source = batch, rng(2)
+    sigma = sample_sigma(KarrasUniform(), BATCH, source)
+    fake = G(add_noise(x, sigma, source), sigma, cond)
+    sigma = sample_sigma(law, BATCH, source)
+    assert sigma.unique().tolist() == pytest.approx([0.4, 1.0, 3.0])
+    noised = add_noise(fake, sigma, source)
+    D_cond, D_null = D(noised, sigma, cond), D(noised, sigma, null_condition(cond))
+    scale = torch.where(sigma == 1.0, 4.5, 1.0).view(-1, 1, 1)
+    real = D_null + scale * (D_cond - D_null)
+    expected = (fake * (F(noised, sigma, cond) - real)).mean()
+    torch.testing.assert_close(objective.generator_loss(batch, rng(2)), {"dm": expected})
+
+
 # --- gradients -----------------------------------------------------------------------------------
 
 

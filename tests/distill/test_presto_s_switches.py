@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from presto_distill import losses
+from presto_distill.discriminator import DiscriminatorHead
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_models.conditioning import null_condition
 from presto_models.edm import LogNormal, add_noise, sample_sigma
@@ -93,8 +94,8 @@ def test_the_r1_penalty_in_closed_form(objective, batch):
     sigma = sample_sigma(LogNormal(), BATCH, source)
     noised = add_noise(batch.x, sigma, source)
     near = noised + 0.2 * torch.randn(noised.shape, generator=source)
-    scores = (penalised._score_noised(x, sigma, batch.cond) for x in (noised, near))
-    torch.testing.assert_close(terms["r1"], 0.005 * 3 * losses.approximate_r1(*scores).mean())
+    one, two = (penalised._score_noised(x, sigma, batch.cond) for x in (noised, near))
+    torch.testing.assert_close(terms["r1"], 0.005 * 3 * (one - two).square().mean())
 
 
 def test_the_fake_scores_loss_is_weighted_unless_told_otherwise(objective, batch):
@@ -129,11 +130,16 @@ def test_every_adversarial_loss_and_head_reaches_both_players(objective, batch, 
         ({"critic_updates": 0}, "critic_updates must be at least 1, got 0"),
         ({"nu_2": -1.0}, "nu_2 must not be negative, got -1"),
         ({"nu_1": -0.1}, "nu_1 must not be negative, got -0.1"),
+        ({"head_layers": -1}, "head_layers must not be negative, got -1"),
     ],
 )
 def test_wrong_values_are_refused_when_configured(wrong, reason):
     with pytest.raises(ValueError, match=reason):
         PrestoSConfig(**wrong)
+
+
+def test_a_head_takes_any_width():
+    assert DiscriminatorHead(12, layers=2)(torch.zeros(3, 16, 12)).shape == (3, 4)
 
 
 # --- cost ----------------------------------------------------------------------------------------

@@ -36,13 +36,15 @@ class Solution(nn.Module):
         return mean + self.gain * (x - mean) * STD / (STD**2 + variance).sqrt()
 
 
-def solved(*, guidance_scale=1.0, solver_steps=48, clips=40, chunk=16):
+def solved(*, guidance_scale=1.0, solver_steps=48, clips=40, chunk=16, interval=None):
     """Trajectories of clips whose conditions are their means."""
+    teacher = Gaussian()
+    teacher.guidance_interval = interval
     rng = torch.Generator().manual_seed(0)
     cond = torch.linspace(-1, 1, clips)
     x = cond[:, None, None] + STD * torch.randn(clips, 3, 8, generator=rng)
     cfg = RegressionConfig(guidance_scale=guidance_scale, solver_steps=solver_steps)
-    return solve(Gaussian(), torch.zeros_like, Batch(x, cond), rng, cfg, chunk=chunk)
+    return solve(teacher, torch.zeros_like, Batch(x, cond), rng, cfg, chunk=chunk)
 
 
 def test_points_and_ends_of_trajectories_are_joined_by_the_exact_solution():
@@ -56,6 +58,17 @@ def test_guidance_moves_where_trajectories_end():
     plain, guided = solved().end.mean((1, 2)), solved(guidance_scale=2.0).end.mean((1, 2))
     # For Gaussians of one width, guidance w moves the mean from m to w m.
     torch.testing.assert_close(guided - plain, torch.linspace(-1, 1, 40), rtol=0, atol=0.02)
+
+
+def test_a_teacher_is_guided_only_where_it_says_that_guidance_is_sound():
+    """In one step each, from levels of their own: it ends at the teacher's estimate."""
+    x, sigma, end, cond = solved(guidance_scale=3.0, solver_steps=1, chunk=1, interval=(0.1, 5.0))
+    x, sigma, mean = x[0], sigma[0].view(-1, 1, 1), cond.view(-1, 1, 1)
+    inside = (sigma > 0.1) & (sigma <= 5.0)
+    assert (sigma < 0.1).any() and inside.any() and (sigma > 5.0).any()
+    share = STD**2 / (STD**2 + sigma**2)
+    expected = share * x + (1 - share) * torch.where(inside, 3.0, 1.0) * mean
+    torch.testing.assert_close(end, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_levels_follow_the_generators_noise_law():

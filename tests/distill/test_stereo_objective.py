@@ -13,6 +13,7 @@ from presto_distill.bundle import train_bundle
 from presto_distill.bundle.preset import smallest
 from presto_distill.metrics.stereo import (
     NARROWEST,
+    WIDEST,
     decorrelated,
     level_and_correlation,
     stereo_errors,
@@ -103,6 +104,9 @@ def test_levels_and_correlations_of_known_signals():
         level, correlation = level_and_correlation(mono)
         torch.testing.assert_close(level, torch.full((1, 5), NARROWEST))
         torch.testing.assert_close(correlation, torch.ones(1, 5))
+    level, correlation = level_and_correlation(torch.stack([m, -m], 1))  # nothing in the middle
+    torch.testing.assert_close(level, torch.full((1, 5), WIDEST))
+    torch.testing.assert_close(correlation, -torch.ones(1, 5))
 
 
 def test_errors_are_zero_for_the_same_and_a_delayed_mid_has_the_level_asked_for():

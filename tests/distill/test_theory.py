@@ -14,13 +14,13 @@ from presto_distill.baselines.consistency import (
     ConsistencyDistillation,
     boundary_scalings,
 )
-from presto_distill.baselines.trajectory import TrajectoryConfig, TrajectoryDistillation, jumps
+from presto_distill.baselines.trajectory import TrajectoryConfig, TrajectoryDistillation
 from presto_distill.objective import Batch
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
 from presto_distill.trainer import TrainConfig, Trainer
 from presto_models.denoiser import score
 from presto_models.edm import KarrasUniform, LogNormal, Mixture, Truncated, sample_sigma
-from presto_models.samplers import few_step_sigmas, sample
+from presto_models.samplers import few_step_sigmas, jumps, sample
 
 MEAN = torch.tensor([0.4, -0.2])
 COVARIANCE = torch.tensor([[0.30, 0.18], [0.18, 0.20]])  # of the data: correlated (0.73)

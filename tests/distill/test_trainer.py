@@ -150,6 +150,26 @@ def test_a_changed_config_is_refused_and_more_steps_are_not():
     assert other.step == 0
 
 
+def test_a_checkpoint_of_another_objective_is_refused_whatever_its_fields_are_called():
+    @dataclass(frozen=True)
+    class Config:
+        lr: float = 5.0
+        steps: int = 7
+
+    def objective(**changes):
+        built = TwoPlayers()
+        built.cfg = Config(**changes)
+        return built
+
+    state = Trainer(objective(), TrainConfig(steps=1)).state_dict()
+    Trainer(objective(), TrainConfig(steps=9)).load_state_dict(state)
+    for changes, said in (({"lr": 1.0}, "objective.lr"), ({"steps": 8}, "objective.steps")):
+        with pytest.raises(ValueError, match=said):
+            Trainer(objective(**changes), TrainConfig(steps=1)).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"objective.lr': '5\.0 -> None'"):
+        Trainer(TwoPlayers(), TrainConfig(steps=1)).load_state_dict(state)
+
+
 def test_under_a_cosine_more_steps_are_another_run():
     def trainer(steps: int) -> Trainer:
         return Trainer(TwoPlayers(), TrainConfig(steps=steps, decay="cosine"))
@@ -457,8 +477,13 @@ def test_a_word_that_is_no_choice_is_refused():
 
 
 def test_a_player_without_a_learning_rate_is_refused():
-    with pytest.raises(ValueError, match="lr has no 'follower', only leader"):
+    with pytest.raises(
+        ValueError, match="lr has rates of leader; the players are leader, follower"
+    ):
         Trainer(TwoPlayers(), TrainConfig(steps=1, lr={"leader": 1e-3}))
+    with pytest.raises(ValueError, match="the players are leader, follower"):
+        rates = {"leader": 1e-3, "follower": 1e-3, "folower": 1.0}
+        Trainer(TwoPlayers(), TrainConfig(steps=1, lr=rates))
 
 
 def test_a_stream_that_ends_names_the_batch_it_lacks():

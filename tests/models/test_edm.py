@@ -160,3 +160,8 @@ def test_noise_has_the_asked_deviation():
     noise = add_noise(x, sigma, rng()) - x
     torch.testing.assert_close(noise.flatten(1).std(1), sigma, rtol=0.03, atol=0)
     assert torch.equal(add_noise(x, sigma, rng(1)), add_noise(x, sigma, rng(1)))
+
+
+def test_a_spacing_is_above_zero():
+    with pytest.raises(ValueError, match="rho must be above 0, got 0"):
+        karras_sigmas(5, rho=0.0)

@@ -11,7 +11,7 @@ from presto_models.conditioning import TextEncoder, TextEncoderConfig, null_cond
 from presto_models.dit import PrestoDenoiser
 from presto_models.edm import karras_sigmas
 from presto_models.pipeline import Pipeline
-from presto_models.samplers import SOLVERS, few_step_sigmas, heun, multistep, randn, sample
+from presto_models.samplers import SOLVERS, few_step_sigmas, heun, jumps, multistep, randn, sample
 from presto_models.sampling import Sampling
 
 RATE, HOP, DEPTH = 8000, 512, 4
@@ -115,6 +115,15 @@ def test_a_few_step_generator_is_renoised(build):
             pipeline.denoiser, noise, few_step_sigmas(4), pipeline.condition(["jazz"]), rng=[source]
         )
         close(made.latents, sample(steps))
+
+
+def test_a_generator_that_knows_where_a_jump_ends_is_not_renoised(build, tiny_denoiser):
+    pipeline = build(denoiser=tiny_denoiser(trajectory=True), few_step=True)
+    cond, noise = pipeline.condition(["jazz"]), randn((1, 4, 8), [rng(2)])
+    with torch.no_grad():
+        steps = jumps(pipeline.denoiser, noise, few_step_sigmas(3), cond, rng=rng())
+        how = {"seconds": 0.5, "seed": 2, "steps": 3, "precision": "float32"}
+        close(pipeline("jazz", **how).latents, sample(steps))
 
 
 def test_churn_and_interval_reach_the_solver(build):

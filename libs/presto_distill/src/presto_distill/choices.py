@@ -11,6 +11,13 @@ def check_choices(config: Any) -> None:
             raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
+def check_weights(config: Any, *names: str) -> None:
+    """ValueError for a field of a dataclass that is below 0."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+
+
 def check_share(name: str, value: float) -> None:
     """ValueError for a field that is no share of a whole."""
     if not 0 <= value <= 1:

@@ -1,5 +1,7 @@
 """The discriminator head that reads the fake score's hidden states."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,12 +16,13 @@ class DiscriminatorHead(nn.Module):
     is a least-squares loss on intermediate activations; the head's layers are our default.
     """
 
-    def __init__(self, width: int, *, layers: int = 4, groups: int = 8, pooled: bool = False):
+    def __init__(self, width: int, *, layers: int = 4, pooled: bool = False):
         super().__init__()
         self.pooled = pooled
         self.layers = nn.ModuleList(
             nn.Conv1d(width, width, kernel_size=4, stride=2, padding=1) for _ in range(layers)
         )
+        groups = math.gcd(8, width)
         self.norms = nn.ModuleList(nn.GroupNorm(groups, width) for _ in range(layers))
         self.score = nn.Conv1d(width, 1, kernel_size=1)
 

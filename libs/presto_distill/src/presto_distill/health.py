@@ -86,8 +86,8 @@ def one_step_samples(
 
 
 def fewer_layers(objective: PrestoL, batch: Batch, rng: torch.Generator) -> Iterator[Row]:
-    """Per bin of the schedule: the denoising loss, and how far the hidden state entering the head
-    is from the network's own at full depth."""
+    """At as many equally probable noise levels as the schedule has bins: the denoising loss, and
+    how far the hidden state entering the head is from the network's own at full depth."""
     student, cfg = objective.student, objective.cfg
     for sigma in levels(cfg.p_train, batch, count=len(objective.schedule.budgets)):
         noised, budget = add_noise(batch.x, sigma, rng), objective.schedule(sigma)

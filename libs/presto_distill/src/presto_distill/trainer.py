@@ -46,6 +46,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.micro_batches < 1:
             raise ValueError(f"micro_batches must be at least 1, got {self.micro_batches}")
         if self.warmup < 0:
@@ -200,9 +202,9 @@ class Trainer:
         if micro % size:
             raise ValueError(f"world size {size} does not divide {micro} micro-batches")
         if isinstance(self.cfg.lr, dict):
-            for name in self.objective.players:
-                if name not in self.cfg.lr:
-                    raise ValueError(f"lr has no {name!r}, only {', '.join(self.cfg.lr) or 'none'}")
+            rates, players = ", ".join(self.cfg.lr) or "none", ", ".join(self.objective.players)
+            if self.cfg.lr.keys() != self.objective.players.keys():
+                raise ValueError(f"lr has rates of {rates}; the players are {players}")
         for network, module in networks.items():
             for name, weight in module.named_parameters():
                 if network in self.objective.players and weight.dtype in HALF:
@@ -216,10 +218,10 @@ class Trainer:
 
     def _config(self) -> dict[str, str]:
         """What a resumed run must have in common with this one, as text, by field."""
-        found = {}
-        for config in (self.cfg, getattr(self.objective, "cfg", None)):
-            if config is not None:
-                found |= {f.name: repr(getattr(config, f.name)) for f in fields(config)}
+        found = {f.name: repr(getattr(self.cfg, f.name)) for f in fields(self.cfg)}
+        found["objective"] = type(self.objective).__name__
+        if (cfg := getattr(self.objective, "cfg", None)) is not None:
+            found |= {f"objective.{f.name}": repr(getattr(cfg, f.name)) for f in fields(cfg)}
         return found
 
     def _lr(self, player: str) -> float:
@@ -265,11 +267,11 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; a config that differs (but for `cfg.free`) is refused."""
-        ours = self._config()
+        ours, theirs = self._config(), state["config"]
         changed = {
-            name: f"{state['config'].get(name)} -> {value}"
-            for name, value in ours.items()
-            if name not in self.cfg.free and state["config"].get(name) != value
+            name: f"{theirs.get(name)} -> {ours.get(name)}"
+            for name in sorted(ours.keys() | theirs.keys())
+            if name not in self.cfg.free and theirs.get(name) != ours.get(name)
         }
         if changed:
             raise ValueError(f"the checkpoint was made with another config: {changed}")

@@ -60,8 +60,11 @@ class Compiled(nn.Module):
         cond: Cond = None,
         *,
         budget: int | None = None,
+        **options,
     ) -> Float[Tensor, "b c *t"]:
-        """What the denoiser gives, without gradients."""
+        """What the denoiser gives, without gradients; with options (`sigma_to`) never recorded."""
+        if options:
+            return self.denoiser(x, sigma, cond, budget=budget, **options)
         if budget is None and (schedule := getattr(self.denoiser, "schedule", None)) is not None:
             budgets = set(schedule(sigma.cpu()).tolist())
             if len(budgets) > 1:  # which samplers do not ask for

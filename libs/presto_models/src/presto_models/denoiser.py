@@ -60,7 +60,7 @@ class BudgetDenoiser(Protocol):
 def pass_on_facts(wrapper: Any, D: Any) -> None:
     """Give a wrapper of D what pipelines ask of a denoiser and it does not say itself; None where
     D does not either."""
-    for fact in ("depth", "guidance_interval", "guidance_scale"):
+    for fact in ("depth", "guidance_interval", "guidance_scale", "trajectory"):
         if not hasattr(wrapper, fact):
             setattr(wrapper, fact, getattr(D, fact, None))
 

@@ -301,6 +301,11 @@ class PrestoDenoiser(Precondition, Snapshot):
         return self.config.schedule
 
     @property
+    def trajectory(self) -> bool:
+        """Whether it knows where a jump is to end, and so is sampled by `samplers.jumps`."""
+        return self.config.dit.trajectory
+
+    @property
     def guidance_interval(self) -> tuple[float, float] | None:
         """The noise levels to guide at unless told otherwise; None: all of them."""
         return self.config.guidance_interval
@@ -313,12 +318,12 @@ class PrestoDenoiser(Precondition, Snapshot):
     def forward(self, x, sigma, cond=None, *, budget=None, sigma_to=None, **options):
         if budget is None and self.schedule is not None:
             budget = self.schedule(sigma)
-        if sigma_to is None and self.config.dit.trajectory:
+        if sigma_to is None and self.trajectory:
             sigma_to = torch.zeros_like(sigma)
         return super().forward(x, sigma, cond, budget=budget, sigma_to=sigma_to, **options)
 
     def features(self, x, sigma, cond=None, *, tap):
         """The hidden state after block `tap` of the pass that a call makes."""
-        if self.schedule is None and not self.config.dit.trajectory:
+        if self.schedule is None and not self.trajectory:
             return super().features(x, sigma, cond, tap=tap)  # which runs no later block
         return self(x, sigma, cond, tap=tap)[1]

@@ -159,6 +159,8 @@ class KarrasUniform:
 
     def __post_init__(self) -> None:
         _check_range(self.sigma_min, self.sigma_max)
+        if not self.rho > 0:
+            raise ValueError(f"rho must be above 0, got {self.rho:g}")
 
     def quantile(self, u: Tensor) -> Tensor:
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)

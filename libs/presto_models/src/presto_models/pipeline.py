@@ -262,7 +262,8 @@ class Pipeline:
         sigma_max = SIGMA_MAX if edit is None else edit.sigma
         if edit is not None:
             D, noise = edit.applied(D, noise)
-        return sampling.start(D, noise, share(cond), rng=rng, sigma_max=sigma_max)
+        how = {"sigma_max": sigma_max, "trajectory": getattr(self.denoiser, "trajectory", False)}
+        return sampling.start(D, noise, share(cond), rng=rng, **how)
 
     def _resolved(self, sampling: Sampling) -> Sampling:
         return sampling.resolved(self.denoiser, few_step=self.few_step)

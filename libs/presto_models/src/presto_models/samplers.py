@@ -207,6 +207,35 @@ def multistep(
         yield Step(i, sigma, D_x, x)
 
 
+def jumps(
+    D: Callable,
+    noise: Tensor,
+    sigmas: Tensor,
+    cond: Cond = None,
+    *,
+    rng: Rng,
+    gamma: float = 0.0,
+    sigma_min: float = SIGMA_MIN,
+) -> Sampler:
+    """The sampler of consistency trajectory models (Kim et al. 2024), which know where a jump is to
+    end, with gamma: jump below the next level, then add the noise that is missing there.
+
+    gamma = 0 jumps from level to level and draws nothing; gamma = 1 jumps to 0 each time, which is
+    `multistep` of D at sigma_to = 0. A step's `denoised` is what D said.
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be within 0..1, got {gamma}")
+    x = noise * sigmas[0]
+    for i, (sigma, after) in enumerate(_intervals(sigmas)):
+        sigma_to = (1 - gamma**2) ** 0.5 * after
+        D_x = D(x, _full(x, sigma), cond, sigma_to=_full(x, sigma_to))
+        x = D_x if sigma_to == 0 else D_x + sigma_to / sigma * (x - D_x)
+        if gamma and after > 0:
+            fresh = randn(x.shape, rng, x.device).to(x.dtype)
+            x = x + gamma * max(after**2 - sigma_min**2, 0.0) ** 0.5 * fresh
+        yield Step(i, sigma, D_x, x)
+
+
 def few_step_sigmas(
     steps: int, *, rho: float = 7.0, sigma_max: float = SIGMA_MAX
 ) -> Float[Tensor, " steps"]:

@@ -20,6 +20,7 @@ from presto_models.samplers import (
     cfg_pp,
     few_step_sigmas,
     heun,
+    jumps,
     multistep,
 )
 
@@ -115,11 +116,13 @@ class Sampling:
         *,
         rng: Rng,
         sigma_max: float = SIGMA_MAX,
+        trajectory: bool = False,
     ) -> Sampler:
-        """Resolved settings at work on D, guided already, from `sigma_max` down."""
+        """Resolved settings at work on D, guided already, from `sigma_max` down; `trajectory`: D
+        knows where a jump is to end."""
         if self.solver is None:
             sigmas = few_step_sigmas(self.steps, rho=self.rho, sigma_max=sigma_max)
-            return multistep(D, noise, sigmas, cond, rng=rng)
+            return (jumps if trajectory else multistep)(D, noise, sigmas, cond, rng=rng)
         sigmas = karras_sigmas(self.steps, rho=self.rho, sigma_max=sigma_max)
         options = {"churn": Churn(self.churn), "rng": rng} if self.churn else {}
         return SOLVERS[self.solver](D, noise, sigmas, cond, **options)

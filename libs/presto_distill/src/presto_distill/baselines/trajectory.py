@@ -26,7 +26,7 @@ from presto_distill.baselines.consistency import (
     distance,
     heun_step,
 )
-from presto_distill.choices import check_choices
+from presto_distill.choices import check_choices, check_weights
 from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_models.denoiser import Cond, Denoiser, Hidden, Tap, per_sample
 from presto_models.dit import PrestoDenoiser
@@ -40,7 +40,6 @@ from presto_models.edm import (
     sample_sigma,
 )
 from presto_models.guidance import Null, guided_where_sound
-from presto_models.samplers import Rng, Sampler, Step, randn
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ class TrajectoryConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_weights(self, "dsm")
         if not 1 <= self.heun_steps < self.levels:
             raise ValueError(
                 f"heun_steps must be within 1..{self.levels - 1} of {self.levels} levels, "
@@ -110,7 +110,8 @@ def jump(
 
 
 class TrajectoryDistillation:
-    """Player: the student g, a denoiser called with `sigma_to`; see `with_trajectory`.
+    """Player: the student g, a denoiser called with `sigma_to`; see `with_trajectory`. It is
+    sampled by `presto_models.samplers.jumps`.
 
     `feature_layer`: the teacher's blocks whose states are compared if `compare` is "features".
     """
@@ -198,39 +199,15 @@ def feature_distance(a: Hidden, b: Hidden) -> Float[Tensor, " b"]:
 
 
 @torch.no_grad()
-def with_trajectory(denoiser: PrestoDenoiser) -> PrestoDenoiser:
+def with_trajectory(denoiser: nn.Module) -> PrestoDenoiser:
     """A trainable copy that also accepts `sigma_to`, and ignores it until it has learnt."""
+    if not isinstance(denoiser, PrestoDenoiser):
+        raise ValueError(
+            f"a {type(denoiser).__name__} cannot be given a sigma_to: give `student`, a copy of it "
+            "that is called with one"
+        )
     dit = replace(denoiser.config.dit, trajectory=True)
     copy = PrestoDenoiser(replace(denoiser.config, dit=dit))
     nn.init.zeros_(copy.inner.noise_to.out.bias)  # its weight already is zero
     copy.load_state_dict({**copy.state_dict(), **denoiser.state_dict()})
     return trainable(copy)
-
-
-def jumps(
-    g: Denoiser | Callable,
-    noise: Tensor,
-    sigmas: Tensor,
-    cond: Cond = None,
-    *,
-    rng: Rng,
-    gamma: float = 0.0,
-    sigma_min: float = SIGMA_MIN,
-) -> Sampler:
-    """CTM's gamma-sampling: jump below the next level, then add the noise that is missing there.
-
-    gamma = 0 jumps from level to level and draws nothing; gamma = 1 jumps to 0 each time, which is
-    `samplers.multistep` of g at sigma_to = 0. A step's `denoised` is what g said.
-    """
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must be within 0..1, got {gamma}")
-    x = noise * sigmas[0]
-    for i, (sigma, after) in enumerate(pairwise([*sigmas.tolist(), 0.0])):
-        sigma_to = (1 - gamma**2) ** 0.5 * after
-        start, end = (torch.full((len(x),), level, device=x.device) for level in (sigma, sigma_to))
-        g_x = g(x, start, cond, sigma_to=end)
-        x = g_x if sigma_to == 0 else g_x + sigma_to / sigma * (x - g_x)
-        if gamma and after > 0:
-            fresh = randn(x.shape, rng, x.device).to(x.dtype)
-            x = x + gamma * max(after**2 - sigma_min**2, 0.0) ** 0.5 * fresh
-        yield Step(i, sigma, g_x, x)

@@ -38,7 +38,7 @@ FEW_STEP = {
 LAYERS = {"Presto-L": ("layers", 0.1), "ASE": ("ase", 0.0)}
 METRICS = ("density", "recall", "coverage")  # higher is better
 FEWEST = 10  # updates below which a rival has hardly left its teacher; our rule
-UPDATES = 8  # of one clip each, on which evaluations are counted
+UPDATES = 64  # of one clip each, on which evaluations are counted
 
 
 @contextmanager

@@ -6,6 +6,7 @@ no base class. `open_embedder` finds one that takes audio by its name on the com
 """
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -70,7 +71,7 @@ class ThroughCodec:
 
     @property
     def name(self) -> str:
-        return self.embedder.name
+        return f"{self.embedder.name} of codec {self.codec.digest[:6]}"
 
     @property
     def dim(self) -> int:
@@ -162,7 +163,9 @@ class LatentStatistics:
 
     @property
     def name(self) -> str:
-        return f"latent-statistics-{self.dim}"
+        parts = (self.centre, self.scale, self.basis)
+        digest = sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()
+        return f"latent-statistics-{self.dim} ({digest[:6]})"
 
     def embed(self, inputs: Float[Tensor, "b c t"]) -> Float[Tensor, "b d"]:
         return (channel_statistics(inputs) - self.centre) / self.scale @ self.basis

@@ -20,9 +20,9 @@ def log_mel_distance(
 
     The floor is 80 dB below the loudest band of the original.
     """
-    bank = mel_bank(80, 1025, sample_rate / 2)
+    bank = mel_bank(80, 1025, sample_rate / 2).to(original)
     x, y = (magnitudes(audio, 2048, 512) @ bank for audio in (original, decoded))
-    floor = 1e-4 * x.max()
+    floor = 1e-4 * x.max().clamp_min(1e-8)
     return (x.maximum(floor).log() - y.maximum(floor).log()).abs().mean().item()
 
 

@@ -25,8 +25,11 @@ class ReferenceStatistics:
     @classmethod
     def fit(cls, samples: Float[Tensor, "n d"], *, embedder: str) -> "ReferenceStatistics":
         """Raises ValueError below two samples and for samples that are not finite."""
-        if len(samples) < 2 or not samples.isfinite().all():
-            raise ValueError(f"need at least 2 finite embeddings, got {len(samples)}")
+        finite = samples.isfinite().all(dim=1).sum().item()
+        if len(samples) < 2 or finite < len(samples):
+            raise ValueError(
+                f"need at least 2 embeddings, all finite; {finite} of {len(samples)} are"
+            )
         samples = samples.detach().double().cpu()
         return cls(samples.mean(dim=0), samples.mT.cov(), len(samples), embedder)
 

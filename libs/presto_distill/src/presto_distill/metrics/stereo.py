@@ -7,6 +7,7 @@ from torch import Tensor
 
 EDGES = (0.0, 200.0, 1000.0, 4000.0, 11000.0)  # Hz; the last band reaches up to the top
 NARROWEST = -60.0  # dB of side against mid: below it everything is mono
+WIDEST = 60.0  # above it there is nothing in the middle
 
 
 def level_and_correlation(
@@ -18,15 +19,16 @@ def level_and_correlation(
     """
     spectra = torch.fft.rfft(audio.double())
     left, right = spectra[:, 0], spectra[:, 1]
-    hertz = torch.linspace(0, sample_rate / 2, spectra.shape[-1], dtype=torch.float64)
-    band = torch.bucketize(hertz, torch.tensor(EDGES[1:], dtype=torch.float64), right=True)
+    hertz = torch.linspace(0, sample_rate / 2, spectra.shape[-1]).to(left.real)
+    band = torch.bucketize(hertz, hertz.new_tensor(EDGES[1:]), right=True)
 
     def power(x: Tensor, y: Tensor) -> Tensor:
         cross = (x * y.conj()).real
         return cross.new_zeros(len(x), len(EDGES)).index_add(1, band, cross)
 
     mid, side = power(left + right, left + right), power(left - right, left - right)
-    level = 10 * (side / mid.clamp_min(1e-12)).clamp_min(10 ** (NARROWEST / 10)).log10()
+    ends = (10 ** (end / 10) for end in (NARROWEST, WIDEST))
+    level = 10 * (side / mid.clamp_min(1e-12)).clamp(*ends).log10()
     scale = (power(left, left) * power(right, right)).sqrt()
     correlation = torch.where(scale > 1e-12, power(left, right) / scale.clamp_min(1e-12), 1.0)
     return level.float(), correlation.float()

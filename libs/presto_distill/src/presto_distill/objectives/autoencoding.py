@@ -77,7 +77,8 @@ class Decoding(Autoencoding):
     def __init__(self, autoencoder: Autoencoder, cfg: AutoencodingConfig = AutoencodingConfig()):
         super().__init__(autoencoder, cfg)
         self.players = {"decoder": autoencoder.decoder}
-        self.fixed = {"encoder": autoencoder.encoder.requires_grad_(False)}
+        autoencoder.encoder.requires_grad_(False)
+        self.fixed = {"codec": autoencoder}  # windows and statistics, too, must be where it learns
         self.turns = [Turn("decoder", self.loss)]
 
 

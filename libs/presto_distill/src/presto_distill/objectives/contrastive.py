@@ -20,7 +20,7 @@ class ContrastiveConfig:
 class Contrastive:
     """Symmetric cross-entropy over the batch (InfoNCE). `batch.cond` is the list of captions.
 
-    Clips whose captions are equal count as each other's matches.
+    Clips whose captions are equal are each other's matches: their texts are one point.
     """
 
     def __init__(self, embedder: ContrastiveEmbedder, cfg: ContrastiveConfig = ContrastiveConfig()):
@@ -33,7 +33,6 @@ class Contrastive:
         audio = self.embedder.embed(add_noise(batch.x, jitter, rng))
         text = self.embedder.embed_text(batch.cond)
         logits = self.embedder.log_temperature.exp() * audio @ text.T
-        same = torch.tensor([[a == b for b in batch.cond] for a in batch.cond], device=audio.device)
-        target = same / same.sum(1, keepdim=True)
-        pull = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+        own = torch.arange(len(logits), device=audio.device)
+        pull = F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)
         return {"contrastive": pull / 2}

@@ -19,7 +19,7 @@ class Phasing:
             raise ValueError('the codec has no learned phase: build it with phase="learned"')
         self.autoencoder = autoencoder
         self.players = {"phase": autoencoder.phase}
-        self.fixed = {"encoder": autoencoder.encoder, "decoder": autoencoder.decoder}
+        self.fixed = {"codec": autoencoder}  # windows and statistics, too, must be where it learns
         self.turns = [Turn("phase", self.loss)]
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Losses:

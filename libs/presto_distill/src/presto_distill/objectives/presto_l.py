@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_distill import losses
-from presto_distill.choices import check_choices, check_share
+from presto_distill.choices import check_choices, check_share, check_weights
 from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_distill.objectives.denoising import drop_condition
 from presto_models.denoiser import Cond
@@ -33,14 +33,15 @@ class PrestoLConfig:
     # What is compared: the hidden state entering the output head, as the head's layer norm sees
     # it or raw, or the denoised outputs.
     compare: Literal["state", "raw_state", "output"] = "state"
-    # Share of the steps that teach, weighed up for the rest. A full pass in every step takes back
-    # what dropping blocks saves (docs/results.md).
+    # Share of the micro-batches that teach, weighed up for the rest. A full pass in every one takes
+    # back what dropping blocks saves (docs/results.md); ranks wait for the one that makes it.
     taught: float = 0.25
     condition_dropout: float = 0.1
     sigma_data: float = SIGMA_DATA
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_weights(self, "nu")
         check_share("condition_dropout", self.condition_dropout)
         if not 0 < self.taught <= 1:
             raise ValueError(f"taught must be within 0..1 and not 0, got {self.taught}")
@@ -108,7 +109,7 @@ def full_depth_distance(
 ) -> Float[Tensor, " b"]:
     """Per sample, how far a dropped pass (output, hidden state) is from the teacher's full one.
 
-    Samples that dropped nothing would teach themselves: they cost no second pass and count as 0.
+    Samples that dropped nothing cost no second pass and count as 0: they are what they learn.
     """
     distance = sigma.new_zeros(len(sigma))
     short = (budget < depth).nonzero().squeeze(1)

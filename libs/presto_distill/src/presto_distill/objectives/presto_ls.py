@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from presto_distill.choices import check_weights
 from presto_distill.objective import Batch, Losses
 from presto_distill.objectives.presto_l import full_depth_distance
 from presto_distill.objectives.presto_s import PrestoS, PrestoSConfig
@@ -29,6 +30,10 @@ class PrestoLSConfig(PrestoSConfig):
     # dropped layers before (steps first, or both at once from the base model).
     nu: float = 0.0
     fake_score: Literal["full", "dropped"] = "full"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weights(self, "nu")
 
 
 class PrestoLS(PrestoS):
@@ -63,11 +68,12 @@ class PrestoLS(PrestoS):
             fake_score=ScheduledDenoiser(generator, self.schedule) if dropped else None,
         )
         # Every block the head reads must run whatever the budget; the last one always does.
-        shallow = min(self.schedule.budgets)
-        if dropped and (missing := [tap for tap in self.taps if tap > shallow - 2]):
+        shallow, reads = min(self.schedule.budgets), cfg.features == "fake_score" and cfg.nu_2
+        missing = [tap for tap in self.taps if shallow - 2 < tap < depth - 1]
+        if dropped and reads and missing:
             raise ValueError(
                 f"the head reads block {missing[0]} of a dropped fake score, which always runs "
-                f"blocks 0..{shallow - 2} only"
+                f"blocks 0..{shallow - 2} and the last one only"
             )
 
     def generate(self, batch: Batch, rng: torch.Generator) -> Float[Tensor, "b c *t"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from presto_distill import losses
-from presto_distill.choices import check_choices
+from presto_distill.choices import check_choices, check_weights
 from presto_distill.discriminator import DiscriminatorHeads
 from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_models.denoiser import Cond, FeatureDenoiser, Tap
@@ -65,9 +65,7 @@ class PrestoSConfig:
         if self.critic_updates < 1:
             raise ValueError(f"critic_updates must be at least 1, got {self.critic_updates}")
         check_choices(self)
-        for name in ("nu_1", "nu_2", "r1"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_weights(self, "nu_1", "nu_2", "r1", "head_layers")
 
 
 class PrestoS:

@@ -36,6 +36,10 @@ class RegressionConfig:
     solver_steps: int = 16  # noise levels per trajectory
     sigma_data: float = SIGMA_DATA
 
+    def __post_init__(self) -> None:
+        if self.solver_steps < 1:
+            raise ValueError(f"solver_steps must be at least 1, got {self.solver_steps}")
+
 
 class Trajectories(NamedTuple):
     """The teacher's way from noise to clean for n clips: `l` points each, and where it ends."""

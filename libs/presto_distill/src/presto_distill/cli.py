@@ -169,7 +169,8 @@ def eval_folder(
         embedder: presto-small, log-mel or clap:PATH (a folder, a hub id or a .pt checkpoint).
         prompts: A CSV of what was asked: column file and any of prompt, bpm, key.
         paired: Clip i of both folders belong together, by order of name; adds KL on tags.
-        seconds: Files are cut into clips this long; shorter ones are repeated to fill one.
+        seconds: Files are cut into clips this long; shorter ones are repeated to fill one. Clips
+            of one file count as independent, which makes intervals too narrow.
         seed: Of resampling.
         save_reference: Keep the statistics of the reference in this file.
         out: Also write the scores to this .json file.

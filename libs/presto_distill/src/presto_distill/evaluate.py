@@ -99,7 +99,8 @@ def evaluate_folder(config: EvalConfig) -> Evaluation:
 
     Set-level metrics need a reference; those of single samples a reference folder. CLAP score and
     retrieval need prompts and an embedder of words, tempo and key what was asked for them, and KL
-    on tags paired folders. Raises ValueError, in one line, for input that cannot be used.
+    on tags paired folders. Intervals take clips for independent: where files are cut into several,
+    they are too narrow. Raises ValueError, in one line, for input that cannot be used.
     """
     embedder = open_embedder(config.embedder)
     joint = isinstance(embedder, JointEmbedder)

@@ -39,6 +39,11 @@ class Gaussian:
         eigenvalues = _without_rounding(eigenvalues)
         return cls(mean.double(), eigenvalues.sqrt()[:, None] * vectors.mT)
 
+    def draw(self, n: int, rng: torch.Generator) -> Float[Tensor, "n d"]:
+        """n samples of it."""
+        shape = (n, len(self.factor))
+        return torch.randn(shape, generator=rng, dtype=torch.float64) @ self.factor + self.mean
+
 
 @dataclass(frozen=True, eq=False)
 class Extrapolation:

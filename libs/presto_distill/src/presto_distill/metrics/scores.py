@@ -10,10 +10,8 @@ from torch import Tensor
 from presto_distill.metrics.clap_score import prompt_similarity, retrieval_hits
 from presto_distill.metrics.frechet import (
     Gaussian,
-    fit_line,
     frechet_distance,
     frechet_infinity,
-    subset_distances,
 )
 from presto_distill.metrics.mmd import mmd, weighted_mmd
 from presto_distill.metrics.prdc import neighbourhoods
@@ -95,16 +93,18 @@ def evaluate(
     `text` holds the embedding of each generated clip's prompt. Intervals answer "how much would
     this number move with other samples, as many as these?":
 
-    - Fréchet distance: every resample repeats rows, which inflates the distance once more. Its
-      interval is therefore moved back onto the estimate, and the inflation is kept as
-      `frechet_bias`, a rough measure of the bias the estimate itself holds. Subtracting it gives no
-      unbiased distance when samples are few per dimension; compare models at equal counts.
-      Likewise for the extrapolated distance, with the reference as it is.
-    - MMD: copies of a sample are never paired, so no such correction is needed.
+    - Fréchet distances, of Gaussians: both sets are drawn anew from the Gaussians fitted to them,
+      since resamples, which repeat rows, scatter about twice too much. Small samples inflate the
+      distance once more, so its interval is moved back onto the estimate, and the inflation is kept
+      as `frechet_bias`: about what the estimate itself holds. Compare models at equal counts. The
+      interval of the distance is up to half too wide. Likewise for the extrapolated distance, with
+      the reference as it is.
+    - MMD: copies of a sample are never paired; its interval is up to twice too wide.
     - precision, recall, density, coverage: neighbourhoods stay those of the full sets, as copies
-      would shrink them to nothing; these intervals are a little too narrow.
+      would shrink them to nothing; these intervals are too narrow, by a fifth to a half.
     - statistics in place of reference samples: only the generated set is resampled.
 
+    How wide intervals are was measured where the truth is known, as in the tests of this module.
     Models of equal counts and seed meet the same resamples. Raises ValueError for sets that differ
     in dimension or embedder, hold non-finite numbers or are smaller than 6.
     """
@@ -114,29 +114,27 @@ def evaluate(
     if isinstance(reference, ReferenceStatistics):
         if reference.embedder != embedder:
             raise ValueError(f"statistics of {reference.embedder!r}, not of {embedder!r}")
-        gaussian, reference_count = reference.gaussian, reference.count
+        real, reference_count = reference.gaussian, reference.count
     else:
         y = _checked("reference", reference)
-        gaussian, reference_count = Gaussian.fit(y), len(y)
-    if x.shape[1] != len(gaussian.mean):
-        raise ValueError(f"dimensions differ: {x.shape[1]} and {len(gaussian.mean)}")
+        real, reference_count = Gaussian.fit(y), len(y)
+    if x.shape[1] != len(real.mean):
+        raise ValueError(f"dimensions differ: {x.shape[1]} and {len(real.mean)}")
 
     random = torch.Generator().manual_seed(seed)
     draws_x = torch.randint(len(x), (bootstrap, len(x)), generator=random)
     draws_y = torch.randint(reference_count, (bootstrap, reference_count), generator=random)
-    resampled_y = [gaussian] * bootstrap if y is None else [y[rows] for rows in draws_y]
 
     def mean_score(values: Float[Tensor, " k"], draws: Int[Tensor, "r k"]) -> Score:
         return _score(values.mean().item(), values[draws].mean(dim=1))
 
-    distance = frechet_distance(x, gaussian)
-    resampled = torch.tensor(
-        [frechet_distance(x[i], z) for i, z in zip(draws_x, resampled_y, strict=True)],
-        dtype=torch.float64,
-    )
-    inflation = resampled.mean() - distance
-    line = frechet_infinity(x, gaussian, seed=seed)
-    lines = fit_line(*subset_distances(x, gaussian, draws_x)).distance
+    distance, line = frechet_distance(x, real), frechet_infinity(x, real, seed=seed)
+    made, distances, lines = Gaussian.fit(x), x.new_empty(bootstrap), x.new_empty(bootstrap)
+    for i in range(bootstrap):
+        again = made.draw(len(x), random)
+        distances[i] = frechet_distance(again, real if y is None else real.draw(len(y), random))
+        lines[i] = frechet_infinity(again, real, seed=seed).distance
+    inflation = distances.mean() - distance
 
     discrepancy = None
     if y is not None:
@@ -150,7 +148,7 @@ def evaluate(
         similarity = mean_score(prompt_similarity(x, text), draws_x)
         retrieval = mean_score(hits, draws_x)
     return Scores(
-        frechet_distance=_score(distance, (resampled - inflation).clamp(min=0)),
+        frechet_distance=_score(distance, (distances - inflation).clamp(min=0)),
         frechet_infinity=_score(line.distance.item(), lines - lines.mean() + line.distance),
         mmd=discrepancy,
         precision=near and mean_score(near.precision, draws_x),

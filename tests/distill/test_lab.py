@@ -90,7 +90,7 @@ def test_network_calls(tiny_denoiser):
     base = tiny_denoiser()
     calls = {
         # Two per Heun step, one in the last; guided, so all of it twice.
-        158: Sampling(steps=40),
+        119: Sampling(steps=40),  # three a step, two in the last
         30: Sampling(steps=8, solver="dpmpp_2s"),
         16: Sampling(steps=8, solver="dpmpp_2m"),
         14: Sampling(steps=7, solver="euler", guidance="cfg"),

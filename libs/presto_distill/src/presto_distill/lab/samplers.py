@@ -39,8 +39,9 @@ def base_quality(lab: Lab, params: Samplers) -> DataFrame:
     """Rows of `studies.quality` of the base model by every solver, at all numbers of evaluations
     with the first rho and at the highest with the others, and by the lab's reference sampler.
 
-    Column evaluations: a guided one counts once. Where guidance is held back to some noise levels,
-    equal evaluations are not equal calls: solvers have different shares of theirs there.
+    Column evaluations: a guided one counts once. Equal evaluations are not equal calls: Heun's
+    second one of a step needs no guidance, and where that is held back to some noise levels solvers
+    have different shares of theirs there.
     """
     first, *others = params.rhos
     points = [(evaluations, first) for evaluations in params.evaluations]

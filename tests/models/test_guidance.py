@@ -153,6 +153,13 @@ def test_a_step_of_heun_is_guided_if_it_starts_inside_and_computes_nothing_in_va
         assert torch.equal(outside[..., :3], list(heun(Affine(), x, sigmas, 7.0))[1].x[..., :3])
 
 
+@pytest.mark.parametrize("sampler", SOLVERS.values(), ids=SOLVERS)
+def test_a_guided_denoiser_may_be_wrapped_in_any_callable(x, sampler):
+    D, sigmas = cfg_pp(Affine(), 0.8, nothing), torch.tensor([10.0, 3.0, 1.0, 0.1])
+    ends = [sample(sampler(one, x, sigmas, 7.0)) for one in (D, lambda *args: D(*args))]
+    assert torch.equal(*ends)
+
+
 @pytest.mark.parametrize("interval", [(2.0, 1.0), (-1.0, 1.0), (1.0, 1.0)])
 def test_an_interval_ascends_from_zero_or_more(interval):
     with pytest.raises(ValueError, match=f"0 <= low < high, got {interval[0]:g}"):

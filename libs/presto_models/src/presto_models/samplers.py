@@ -130,8 +130,8 @@ def heun(
     """Second-order solver (Karras et al. 2022, algorithm 1; with churn algorithm 2): two calls per
     step, one in the last. `rng` is what churn draws from.
 
-    Of CFG++ the direction is of second order, and the jump is that of the step's first call, so
-    the second needs no guidance. A step is guided if the level it starts from is.
+    Of CFG++, by our choice, the direction is of second order and the jump that of the step's first
+    call, so the second needs no guidance. A step is guided if the level it starts from is.
     """
     if churn.S_churn and rng is None:
         raise ValueError(f"S_churn = {churn.S_churn:g} draws noise: give heun its rng")
@@ -146,8 +146,7 @@ def heun(
         slope, jump = (x - origin) / level, D_x - origin
         if after > 0:
             ahead = x + (after - level) * slope
-            origin = getattr(acting, "origin", acting)(ahead, _full(x, after), cond)
-            slope = (slope + (ahead - origin) / after) / 2
+            slope = (slope + (ahead - _direction(acting, ahead, after, cond)) / after) / 2
         x = x + (after - level) * slope + jump if after > 0 else D_x
         yield Step(i, sigma, D_x, x)
 
@@ -257,6 +256,13 @@ def _evaluate(D: Denoiser, x: Tensor, sigma: float, cond: Cond) -> tuple[Tensor,
     """Where to go, and the estimate that defines the direction; only CFG++ tells them apart."""
     D_x = D(x, _full(x, sigma), cond)
     return D_x if isinstance(D_x, tuple) else (D_x, D_x)
+
+
+def _direction(D: Denoiser, x: Tensor, sigma: float, cond: Cond) -> Tensor:
+    """The latter of the two alone, which `cfg_pp` has for one call instead of two."""
+    if hasattr(D, "origin"):
+        return D.origin(x, _full(x, sigma), cond)
+    return _evaluate(D, x, sigma, cond)[1]
 
 
 def _full(x: Tensor, sigma: float) -> Float[Tensor, " b"]:

@@ -8,11 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from presto_distill.metrics.clap_score import prompt_similarity, retrieval_hits
-from presto_distill.metrics.frechet import (
-    Gaussian,
-    frechet_distance,
-    frechet_infinity,
-)
+from presto_distill.metrics.frechet import Gaussian, frechet_distance, frechet_infinity
 from presto_distill.metrics.mmd import mmd, weighted_mmd
 from presto_distill.metrics.prdc import neighbourhoods
 from presto_distill.metrics.reference import ReferenceStatistics

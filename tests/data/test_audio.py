@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from presto_data import audio_info, load_audio
-from presto_data.audio import FORMATS, at_most_stereo
+from presto_data.audio import FORMATS, at_most_stereo, resampled
 
 RATE = 48_000  # Opus knows no 44.1 kHz
 SOUNDFILE = ("a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3", "a.aiff", "a.au", "a.w64")
@@ -37,15 +37,17 @@ def write(path, samples, rate=RATE, **options):
     return path
 
 
-def write_mp4(path, samples, rate):
+def write_mp4(path, samples, rate, layout="mono"):
     import av
 
     kind = {".m4a": "ipod", ".mp4": "mp4", ".aac": "adts"}[path.suffix]
     options = {} if kind == "adts" else {"movflags": "faststart"}
     with av.open(str(path), "w", format=kind, options=options) as container:
-        stream = container.add_stream("aac", rate=rate, layout="mono", bit_rate=192_000)
-        for i in range(0, len(samples), 1024):
-            frame = av.AudioFrame.from_ndarray(samples[None, i : i + 1024], "fltp", "mono")
+        stream = container.add_stream("aac", rate=rate, layout=layout, bit_rate=192_000)
+        samples = np.atleast_2d(samples)
+        for i in range(0, samples.shape[1], 1024):
+            part = np.ascontiguousarray(samples[:, i : i + 1024])
+            frame = av.AudioFrame.from_ndarray(part, "fltp", layout)
             frame.sample_rate, frame.pts = rate, i
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -158,6 +160,22 @@ def test_an_mp3_that_does_not_state_its_length(tmp_path):
             read(tmp_path / "b.mp3")
 
 
+def test_a_flac_that_was_written_to_a_pipe(tmp_path):
+    path = write(tmp_path / "a.flac", chord(1))
+    body = bytearray(path.read_bytes())
+    body[21:26] = bytes([body[21] & 0xF0, 0, 0, 0, 0])  # STREAMINFO's total of samples: unknown
+    path.write_bytes(body)
+    for read in (audio_info, load_audio):
+        with pytest.raises(ValueError, match=r"a\.flac: length unknown"):
+            read(path)
+
+
+@pytest.mark.parametrize("rate", [44_056, 44_078, 47_999])
+def test_odd_rates_keep_time(rate):
+    made = resampled(torch.zeros(1, 6 * rate), rate, 44_100)
+    assert abs(made.shape[1] - 6 * 44_100) <= 1
+
+
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
 def test_a_stream_whose_writer_could_not_go_back_is_whole(tmp_path, size):
     path = write(tmp_path / "a.wav", chord(1))
@@ -200,3 +218,25 @@ def test_surround_keeps_its_front_and_centre():
     assert torch.equal(mixed[:, :2], torch.eye(2) / 2)
     assert torch.equal(mixed[:, 2:], torch.full((2, 4), 1 / 8))
     assert torch.equal(at_most_stereo(audio[:2]), audio[:2])
+
+
+def test_a_section_has_the_samples_that_its_seconds_ask_for(tmp_path):
+    path = write(tmp_path / "a.wav", chord(2, 44_100), 44_100)
+    for tenths in range(1, 20):
+        assert load_audio(path, seconds=tenths / 10).shape[1] == tenths * 4410
+    for wrong in (dict(start=-1.0), dict(start=np.nan), dict(seconds=np.inf), dict(seconds=0.0)):
+        with pytest.raises(ValueError, match=r"a\.wav: (start|seconds) is"):
+            load_audio(path, **{name: float(value) for name, value in wrong.items()})
+
+
+def test_damaged_aac_is_one_line(tmp_path):
+    path = write(tmp_path / "a.m4a", chord(1))
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"zzzz").replace(b"esds", b"free"))
+    with pytest.raises(ValueError, match=r"a\.m4a: unreadable \(unknown codec\)"):
+        audio_info(path)
+    mono, stereo = tmp_path / "mono.aac", tmp_path / "stereo.aac"
+    write(mono, chord(1))
+    write_mp4(stereo, np.stack([chord(1)] * 2), RATE, "stereo")
+    mono.write_bytes(mono.read_bytes() + stereo.read_bytes())
+    with pytest.raises(ValueError, match=r"mono\.aac: unreadable \(its number of channels"):
+        load_audio(mono)

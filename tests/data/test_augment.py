@@ -233,10 +233,15 @@ def test_tempo_key_place_caption_and_tags_follow():
     assert both.id == "name+pitch=+1st+rate=0.95"
     assert time_stretch(clip, 1.1).metadata.key == pitch_shift(clip, -12).metadata.key == "B"
     assert pitch_shift(clip, 1.2).metadata.key == "C" and pitch_shift(clip, 1.2).start == 10
+    for spelled in ("F Sharp", "Fsharp", "f♯"):
+        named = clip_of(torch.zeros(1, RATE), key=spelled)
+        assert pitch_shift(named, 1).metadata.key.lower() == "g"
     broken = pitch_shift(clip, 1.4)
     assert (broken.metadata.key, broken.metadata.mode) == (None, "minor")
     assert broken.caption == "slow jazz in a minor key at 120 bpm"
     assert shift_and_stretch(clip) is clip
+    rounded = clip_of(torch.zeros(1, RATE), "mid-tempo jazz", tempo=81.0)  # to 75.98, said as 76
+    assert time_stretch(rounded, 0.938).caption == "mid-tempo jazz"
     unknown = shift_and_stretch(clip_of(torch.zeros(1, RATE)), semitones=1, rate=0.95)
     assert unknown.metadata == Metadata()
 
@@ -254,6 +259,9 @@ def test_tempo_key_place_caption_and_tags_follow():
         ("house, D, piano", "house, E, piano"),
         ("jazz in A with flutes", "jazz in B with flutes"),
         ("lo-fi in c minor", "lo-fi in d minor"),
+        ("in A Minor, in E-Flat Major", "in B Minor, in F Major"),
+        ("Key: C# Major at 90 bpm", "Key: Eb Major at 81 bpm"),
+        ("a song in the key of a minor, 120 bpm", "a song in the key of b minor, 108 bpm"),
         ("soft, in a minor with bells", "soft, in b minor with bells"),
         ("Jazz loops in F 90 bpm in Am", "Jazz loops in G 81 bpm in Bm"),
         ("from D minor to G minor", "from E minor to A minor"),

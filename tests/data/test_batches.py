@@ -27,7 +27,7 @@ def counting(clips, frames=20, scale=None):
     return LatentSet(
         values.float(),
         [f"clip {i}" for i in range(clips)],
-        [Metadata(tempo=60.0 + i) for i in range(clips)],
+        [Metadata(tempo=60.0 + i, key="ABCDEFG"[i % 7], mode="minor") for i in range(clips)],
         None if scale is None else torch.full(values.shape, scale),
         timing,
     )
@@ -41,7 +41,9 @@ def counted():
 def equal(a, b):
     names = ("latents", "tempo", "index", "start", "total")
     return (
-        all(torch.equal(getattr(a, n), getattr(b, n)) for n in names) and a.captions == b.captions
+        all(torch.equal(getattr(a, n), getattr(b, n)) for n in names)
+        and a.captions == b.captions
+        and a.tonality == b.tonality
     )
 
 
@@ -109,6 +111,7 @@ def test_two_ranks_of_two_workers_stopped_and_resumed_see_every_clip_once():
         assert all(equal(a, b) for a, b in zip(ranks[rank], run(rank, 0, 6, 0), strict=True))
         for whole, part in zip(alone, ranks[rank], strict=True):
             assert torch.equal(whole.latents[rank::2], part.latents)
+            assert whole.tonality[rank::2] == part.tonality
 
 
 def test_a_mixture_meets_its_weights_and_each_part_keeps_its_order():
@@ -130,6 +133,7 @@ def test_a_mixture_meets_its_weights_and_each_part_keeps_its_order():
         - torch.tensor(first)[torch.bucketize(rows.index, torch.tensor(first[1:]), right=True)]
     )
     assert rows.captions == [f"clip {i}" for i in own.tolist()]
+    assert rows.tonality == [f"{'ABCDEFG'[i % 7]} minor" for i in own.tolist()]
     assert torch.equal(rows.latents[:, 0, 0] // 100, own.float())
     assert torch.equal(rows.tempo, 60.0 + own)
     resumed = batches(mixture, batch_size=25, frames=8, seed=0, start=79)

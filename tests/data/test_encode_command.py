@@ -91,7 +91,10 @@ def test_what_cannot_be_done_is_said_in_one_line(presto, recordings, tmp_path):
         (("plan", "--rates", recordings / "wrong.flac"), "no measured rates"),
         (("plan", "--rate", "0"), "must be positive"),
         (("plan", "--rate", "9", "--hours", "inf"), "must be positive and finite"),
-        (("encode", "--corpus", recordings, "--seconds", "inf", "--out", tmp_path), "make no clip"),
+        (
+            ("encode", "--corpus", recordings, "--seconds", "inf", "--out", tmp_path),
+            "positive and finite",
+        ),
         (
             ("encode", "--corpus", recordings, "--no-vocals", recordings, "--out", tmp_path),
             "--no-vocals is a list of Song Describer's tracks",

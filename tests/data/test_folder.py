@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from presto_data import Metadata, folder_corpus, load_audio
+from presto_data.folder import clean
 
 RATE = 44_100
 
@@ -215,3 +216,43 @@ def test_the_key_names_what_the_clips_depend_on(tmp_path):
     keys.append(folder_corpus(tmp_path, seconds=1.0).key)
     assert len({json.dumps(key, sort_keys=True) for key in keys}) == len(keys)
     assert folder_corpus(tmp_path, seconds=1.0, check=False).key == keys[-1]
+
+
+def test_linked_folders_are_looked_into_but_not_in_circles(tmp_path):
+    write(tmp_path / "elsewhere" / "b.wav")
+    write(tmp_path / "music" / "sub" / "a.wav")
+    (tmp_path / "music" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "music" / "sub" / "up").symlink_to(tmp_path / "music")
+    corpus = folder_corpus(tmp_path / "music", seconds=2.0)
+    assert [clip.id for clip in corpus] == ["linked/b.wav@0", "sub/a.wav@0"]
+
+
+@pytest.mark.parametrize(
+    "line, kept",
+    [
+        ("Waltz in (C) major at 90 bpm", "Waltz in (C) major at 90 bpm"),
+        ("Copyright free lounge piano", "Copyright free lounge piano"),
+        ("Unlicensed warehouse techno", "Unlicensed warehouse techno"),
+        ("Vibe Ace by Kevin MacLeod is licensed under CC-BY", "Vibe Ace by Kevin MacLeod"),
+        ("Rag, (c) 2019 A. Player", "Rag"),
+    ],
+)
+def test_credits_are_cut_and_captions_are_not(line, kept):
+    assert clean(line) == kept
+
+
+def test_a_tempo_counts_as_much_as_what_states_it(tmp_path):
+    """A sidecar's words before a table's cell, a table's words before a file's name."""
+    for name in ("a.wav", "b 100bpm.wav", "c.wav"):
+        write(tmp_path / name)
+    (tmp_path / "a.txt").write_text("slow waltz at 90 bpm, " + "and on " * 60)
+    rows = ["File,Caption,Tempo,Key", "a.wav,x,140,", "b 100bpm.wav,at 110 bpm,,A minor"]
+    rows.append("c.wav,at 110 bpm,120,F# Maj")
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    corpus = folder_corpus(tmp_path, seconds=2.0)
+    assert [clip.metadata.tempo for clip in corpus] == [90, 110, 120]
+    assert [clip.metadata.tonality for clip in corpus] == [None, "A minor", "F# major"]
+    assert corpus[0].caption.endswith("and on")
+    (tmp_path / "captions.csv").write_text("file,caption,Caption\na.wav,x,y")
+    with pytest.raises(ValueError, match="two columns 'caption'"):
+        folder_corpus(tmp_path)

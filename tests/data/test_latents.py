@@ -91,6 +91,8 @@ def test_the_loaded_set_answers_as_the_shards_do(tmp_path):
     [
         ("A", "minor", "A minor"),
         ("B flat", "mixolydian", "B flat major"),
+        ("F Sharp", "Min", "F Sharp minor"),
+        ("BB", "minor", None),
         ("F#", None, None),
         (None, "major", None),
         ("H", "major", None),  # a German B: no key that anybody else would look for

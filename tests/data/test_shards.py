@@ -205,6 +205,32 @@ def test_faults_are_listed_and_the_job_goes_on(tmp_path):
     assert [found.caption(i) for i in (0, 4, 18)] == [f"number {i} 🎵" for i in (1, 6, 21)]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corpus_that_runs_out_of_something_is_no_shorter_one(tmp_path, workers):
+    """A loader takes StopIteration for the end: clips would be lost, and others misnumbered."""
+    corpus = Numbers(12)
+    corpus.make = lambda index: next(iter(())) if index == 3 else Numbers(12).make(index)
+    with pytest.raises(RuntimeError, match="clip 3 raised StopIteration"):
+        encode_corpus(corpus, Encoder(tmp_path / "log"), tmp_path, key={}, workers=workers)
+
+
+def test_the_callers_random_numbers_are_its_own(tmp_path):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    encode_corpus(Numbers(4), Encoder(tmp_path / "log"), tmp_path, key={})
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("at, frames", [(-1, 3), (8, 3), (10, 1)])
+def test_a_crop_lies_within_its_clip(tmp_path, at, frames):
+    shards = encode_corpus(Numbers(3), Encoder(tmp_path / "log"), tmp_path, key={})
+    length = int(shards.lengths[1])
+    at = at if at < 0 else at - 10 + length
+    with pytest.raises(IndexError, match=f"of a clip of {length}"):
+        shards.crop(1, at, frames)
+
+
 def test_strict_stops_at_the_first_fault_and_can_go_on(tmp_path):
     corpus, log = Numbers(23, faulty=[14]), tmp_path / "log"
     with pytest.raises(ClipError, match="14: silent"):

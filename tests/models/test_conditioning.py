@@ -120,6 +120,7 @@ def test_pool_is_the_mean_over_the_tokens_that_are_there():
         ("C flat major", "B major"),
         ("B# minor", "C minor"),
         ("b minor", "B minor"),
+        ("F Sharp minor", "F# minor"),
     ],
 )
 def test_keys_have_one_spelling(key, spelled):

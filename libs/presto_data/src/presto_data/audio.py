@@ -21,6 +21,7 @@ FORMATS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w
 FORMATS += (".m4a", ".mp4", ".aac")  # by PyAV
 ADTS = (b"\xf0", b"\xf1", b"\xf8", b"\xf9")  # second bytes of its sync word
 MP3_PRE_ROLL = 16 * 1152  # samples: a frame draws on up to 511 bytes of the frames before it
+UNKNOWN_FRAMES = 2**62  # and above: what libsndfile says where a FLAC was written to a pipe
 UNKNOWN_SIZE = 0x7FFF0000  # and above: what writers that cannot go back put for a size
 
 
@@ -70,8 +71,10 @@ def read_section(
     path: str | Path, *, start: float = 0.0, seconds: float | None = None
 ) -> tuple[Float[Tensor, "ch s"], int]:
     """Return `load_audio`'s section as it is stored, and its rate; raises the same errors."""
-    if start < 0:
-        raise ValueError(f"{path}: start is {start}; it must not be negative")
+    if not 0 <= start < math.inf:
+        raise ValueError(f"{path}: start is {start}; it must not be negative or infinite")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"{path}: seconds is {seconds}; it must be positive and finite")
     check_whole(Path(path))
     if is_mp4(path):
         from presto_data.mp4 import read_mp4
@@ -106,6 +109,10 @@ def _opened(path: str | Path) -> Iterator[SoundFile]:
 
     try:
         with soundfile.SoundFile(os.fsencode(path)) as file:  # a name may not be UTF-8
+            if file.frames >= UNKNOWN_FRAMES:
+                raise ValueError(
+                    f"{path}: length unknown, its header has none; write the file anew"
+                )
             if file.format == "MP3":
                 check_mp3_length(path, file.frames / file.samplerate)
             yield file
@@ -118,12 +125,12 @@ def sample_span(
 ) -> tuple[int, int]:
     """Return a section's first sample and its length, at most to the end; ValueError if empty.
 
-    A sample that decimals put just after `start` is in it.
+    What decimals put just after a sample, `start` or the end, counts as that sample.
     """
     first = int(start * rate + 1e-6)
     wanted = total - first
     if seconds is not None:
-        wanted = min(wanted, math.ceil(seconds * rate))
+        wanted = min(wanted, math.ceil(seconds * rate - 1e-6))
     if wanted <= 0:
         raise ValueError(f"{path}: empty, {max(0, wanted)} of {total} samples")
     return first, wanted
@@ -206,8 +213,12 @@ def resampled(
     """Return audio of `rate` samples per second at `sample_rate`."""
     from torchaudio.functional import resample
 
-    # An odd rate such as 44,056 Hz would need thousands of filters; 1e-6 off, it needs few.
-    ratio = Fraction(sample_rate, rate).limit_denominator(1000)
+    # An odd rate such as 44,056 Hz would need thousands of filters; 1e-6 off, it needs few. (Those
+    # just beside the target, such as 44,099 Hz, stay 2e-5 off.)
+    exact = Fraction(sample_rate, rate)
+    ratio = exact.limit_denominator(1000)
+    if abs(ratio / exact - 1) > 1e-6:
+        ratio = exact.limit_denominator(4000)
     return resample(audio, ratio.denominator, ratio.numerator)
 
 

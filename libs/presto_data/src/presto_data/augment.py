@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from math import ceil, isfinite, log10
+from math import ceil, inf, isfinite, log10
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -206,8 +206,8 @@ class Augment:
         for name in ("gain", "eq"):
             if not 0 <= getattr(self, name) <= 24:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 24] dB")
-        if self.seconds is not None and not self.seconds > 0:
-            raise ValueError(f"seconds is {self.seconds}; it must be positive")
+        if self.seconds is not None and not 0 < self.seconds < inf:
+            raise ValueError(f"seconds is {self.seconds}; it must be positive and finite")
         if self.recaption and "<" in getattr(self.recaption, "__qualname__", "<"):
             raise ValueError(f"recaption is {self.recaption}; caches need a function with a name")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from random import Random
@@ -11,7 +12,7 @@ from presto_data.clips import Metadata
 
 ENSEMBLES = {2: "duo", 3: "trio", 4: "quartet", 5: "quintet"}
 CHAMBER = ("jazz", "folk", "classical", "blues", "bossa nova", "waltz")  # where these words fit
-TEMPO_WORDS = ((76, "slow"), (108, "mid-tempo"), (1000, "fast"))
+TEMPO_WORDS = ((76, "slow"), (108, "mid-tempo"), (math.inf, "fast"))
 SPOKEN = {"F#": "F sharp", "Db": "D flat", "Eb": "E flat", "Ab": "A flat", "Bb": "B flat"}
 
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-TONIC = re.compile(r"[A-G] ?(#|♯|sharp|b|♭|flat)?", re.IGNORECASE)
+TONIC = re.compile(r"[A-Ga-g] ?([#♯b♭]|(?i:sharp|flat))?")
 THIRDS = {
-    "major": ("major", "ionian", "lydian", "mixolydian"),
-    "minor": ("minor", "aeolian", "dorian", "phrygian"),
+    "major": ("major", "maj", "ionian", "lydian", "mixolydian"),
+    "minor": ("minor", "min", "aeolian", "dorian", "phrygian"),
 }
 
 
@@ -33,7 +33,8 @@ class Metadata:
     @property
     def tonality(self) -> str | None:
         """The key as "A minor", church modes by their third; None where it is not known so."""
-        third = next((third for third, modes in THIRDS.items() if self.mode in modes), None)
+        mode = (self.mode or "").lower()
+        third = next((third for third, modes in THIRDS.items() if mode in modes), None)
         return f"{self.key} {third}" if third and TONIC.fullmatch(self.key or "") else None
 
     @classmethod

@@ -105,7 +105,7 @@ class Excerpt:
 
     @property
     def id(self) -> str:
-        return f"{self.recording.name}@{self.start:g}"
+        return f"{self.recording.name}@{self.start:.10g}"
 
 
 class FileCorpus(Corpus):

@@ -72,6 +72,8 @@ def encode_corpus(
         raise ValueError("the corpus is empty")
     if batch_size < 1 or shard_clips < 1:
         raise ValueError(f"batch_size {batch_size} and shard_clips {shard_clips} must be >= 1")
+    if hop_length is not None and hop_length < 1:
+        raise ValueError(f"hop_length is {hop_length}; it must be at least 1")
     facts = {"corpus": corpus.key, "encoder": key, "hop_length": hop_length}
     layout = {"layout": shards.LAYOUT, "shard_clips": shard_clips}
     text = json.dumps({**facts, **layout}, sort_keys=True)
@@ -153,6 +155,7 @@ class Job:
                 batch_size=None,
                 num_workers=self.workers,
                 collate_fn=same,
+                generator=torch.Generator(),  # else it draws from the caller's random numbers
             )
         )
         for at in range(first, rows.stop, self.batch_size):
@@ -229,6 +232,8 @@ class Attempts(Dataset):
             clip = self.corpus[self.rows[index]]
         except ClipError as error:
             return error.problem
+        except StopIteration as error:  # a loader would take it for the end of the corpus
+            raise RuntimeError(f"clip {self.rows[index]} raised StopIteration") from error
         mid = clip.mono()
         if mid.audio.abs().max() <= SILENCE < clip.audio.abs().max():
             return Problem(clip.id, "silent in mono, its sides cancel out")

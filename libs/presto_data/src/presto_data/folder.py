@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 
 from presto_data.audio import FORMATS
 from presto_data.clips import Metadata
 from presto_data.corpora import FileCorpus, Last, Reading, Recording, text_of, usable
 from presto_data.faults import Faults
-from presto_data.tables import Row, caption_of, facts_of, read_rows, row_name
+from presto_data.tables import Row, caption_of, facts_of, lowered, read_rows, row_name
 from presto_data.tags import embedded_facts
 
 TABLE = "captions.csv"
 LONGEST_LINE = 300  # of a text that was not written as a caption
 UNREADABLE = (".wma",)  # looked at all the same, so that they are reported
-CREDITS = re.compile(r"\s*(\(c\)|©|copyright|(is )?licen[cs]ed|is in the public domain).*", re.I)
+CREDITS = re.compile(
+    r"\s*(\(c\)(?! (?:maj|min))|©|\bcopyright\b(?![- ]free)|\b(is )?licen[cs]ed\b"
+    r"|is in the public domain).*",
+    re.I,
+)
 
 
 def folder_corpus(
@@ -51,8 +57,8 @@ def folder_corpus(
 
 def _recordings(root: Path, faults: Faults) -> Iterator[Recording]:
     table = _read_table(root / TABLE, faults) if (root / TABLE).is_file() else None
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() not in FORMATS + UNREADABLE or path.is_dir():
+    for path in sorted(_files(root)):
+        if path.suffix.lower() not in FORMATS + UNREADABLE:
             continue
         name = text_of(path.relative_to(root))
         row = table.pop(name, None) if table is not None else {}
@@ -64,6 +70,18 @@ def _recordings(root: Path, faults: Faults) -> Iterator[Recording]:
         yield Recording(path, name, (caption,), Metadata(**facts))
     for name in table or ():
         faults.add(name, f"no such audio file (named in {TABLE})")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Every file under a folder, through links to folders too, but for those to folders above."""
+    for folder, folders, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not _leads_up(here / name)]
+        yield from (here / name for name in files)
+
+
+def _leads_up(folder: Path) -> bool:
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _read_table(path: Path, faults: Faults) -> dict[str, Row]:
@@ -97,8 +115,10 @@ def describe(path: Path, row: Row | None) -> tuple[str, Row]:
     title, facts = embedded_facts(path)
     caption = caption or (title or _words(text_of(Path(path.stem))))[:LONGEST_LINE]
     bpm = re.search(r"(?<![\d.])(\d{2,3}(?:\.\d+)?) ?bpm", caption, re.I)
-    facts |= {"tempo": float(bpm[1])} if bpm else {}
-    return caption, joined(joined(facts, facts_of(row or {})), facts_of(given))
+    said = {"tempo": float(bpm[1])} if bpm else {}
+    known = [facts, facts_of(row or {}), facts_of(given)]
+    known.insert(2 if given or first_line else 1 if row else 0, said)  # just below its source
+    return caption, reduce(joined, known)
 
 
 def joined(facts: Row, others: Row) -> Row:
@@ -109,7 +129,7 @@ def joined(facts: Row, others: Row) -> Row:
 
 def _first_line(sidecar: Path) -> str:
     lines = map(clean, sidecar.read_text(encoding="utf-8", errors="replace").splitlines())
-    return next(filter(None, lines), "")[:LONGEST_LINE]
+    return next(filter(None, lines), "")
 
 
 def _words(stem: str) -> str:
@@ -129,6 +149,7 @@ def read_sidecar(sidecar: Path) -> Row:
         row = json.loads(sidecar.read_text(encoding="utf-8-sig", errors="replace"))
         if not isinstance(row, dict):
             raise ValueError("not an object")
+        row = lowered(row)
         facts_of(row)
         caption = caption_of(row)
     except ValueError as error:

@@ -89,6 +89,7 @@ class LatentSet:
         self, index: int, at: int, frames: int
     ) -> tuple[Float[Tensor, "c t"], Float[Tensor, "c t"] | None]:
         """Return mean and, where known, scale of `frames` frames of a clip from frame `at`."""
+        check_inside(at, frames, self.frames)
         window = slice(at, at + frames)
         scale = None if self.scales is None else self.scales[index, :, window]
         return self.latents[index, :, window], scale
@@ -160,12 +161,12 @@ class LatentShards:
     @property
     def problems(self) -> list[Problem]:
         """What is not in the set, and why: recordings that could not be read, then clips."""
-        return self.unread + read_problems(self.path / PROBLEMS)
+        return self.unread + read_left_out(self.path / PROBLEMS)
 
     @property
     def unread(self) -> list[Problem]:
         """What the corpus itself left out, when it was last encoded."""
-        return read_problems(self.path / UNREAD)
+        return read_left_out(self.path / UNREAD)
 
     def caption(self, index: int) -> str:
         return self.table["caption"][index].as_py()
@@ -187,6 +188,7 @@ class LatentShards:
         self, index: int, at: int, frames: int
     ) -> tuple[Float[Tensor, "c t"], Float[Tensor, "c t"] | None]:
         """Return mean and, where known, scale of `frames` frames of a clip from frame `at`."""
+        check_inside(at, frames, int(self.lengths[index]))
         file = self._open(self.table["shard"][index].as_py())
         parts = [self._read(file, kind, index, at, frames) for kind in self._places]
         return parts[0], parts[1] if len(parts) > 1 else None
@@ -222,7 +224,13 @@ class LatentShards:
         )
 
 
-def read_problems(path: Path) -> list[Problem]:
+def check_inside(at: int, frames: int, length: int) -> None:
+    """Raise IndexError for a crop that is not within its clip."""
+    if not 0 <= at <= at + frames <= length:
+        raise IndexError(f"frames {at} to {at + frames} of a clip of {length}")
+
+
+def read_left_out(path: Path) -> list[Problem]:
     """Return the problems in a CSV file; none where there is none."""
     if not path.exists():
         return []

@@ -53,11 +53,15 @@ def read_mp4(
         planar = av.AudioResampler(format="fltp")
         for frame in container.decode(stream):
             if seekable:
+                if frame.pts is None:
+                    raise ValueError(f"{path}: unreadable (a frame without a time)")
                 position = round(float(frame.pts * frame.time_base) * rate)
             for piece in planar.resample(frame):
                 samples = piece.to_ndarray()
                 part = samples[:, max(0, first - position) : first + wanted - position]
                 position += samples.shape[1]
+                if parts and len(part) != len(parts[0]):
+                    raise ValueError(f"{path}: unreadable (its number of channels changes)")
                 if part.shape[1]:
                     parts.append(torch.from_numpy(part.copy()))
                     found += part.shape[1]
@@ -81,6 +85,10 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise ValueError(f"{path}: unreadable (no audio in it)")
+            if container.streams.audio[0].codec_context is None:
+                raise ValueError(f"{path}: unreadable (unknown codec)")
             yield container, container.streams.audio[0]
     except av.FFmpegError as error:
         raise ValueError(f"{path}: unreadable ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: unreadable (its text is not UTF-8)") from None

@@ -22,16 +22,17 @@ TEMPO = re.compile(
     rf"(?P<said>{NUMBER})(?![\w/'’])",
     re.I,
 )
-TONIC = r"(?P<letter>[A-Ga-g])(?P<sign>[#♯b♭]|[ -](?:sharp|flat)\b)?"
+TONIC = r"(?P<letter>[A-Ga-g])(?P<sign>[#♯b♭]|[ -]?(?i:sharp|flat)\b)?"
 MODE = r"(?:major|minor|maj|min|dorian|phrygian|lydian|mixolydian|aeolian|ionian|locrian)\b"
 KEY = re.compile(rf"(?<![\w#])(?P<article>an? )?{TONIC}(?P<gap>[ -]?)(?P<mode>{MODE})", re.I)
 SHORT = rf"{TONIC.replace('A-Ga-g', 'A-G')}(?P<short>m?)"
 PLACED = re.compile(
     rf"(?P<place>(?i:\b(?:(?:in |the )?key(?: of| is)? |in |(?:key|chords?) ?[:=] ?))){SHORT}"
-    rf"(?![\w#♯♭-]| (?:sharp|flat)\b|[ -]{MODE})"
+    rf"(?![\w#♯♭-]| (?i:sharp|flat)\b|[ -](?i:{MODE}))"
 )
 ALONE = re.compile(rf"(?P<place>(?:^|(?<=, ))){SHORT}(?=,|$)")
 # What tells a tonic A from the article: "in A." and "in a minor, soft", not "A minor key".
+KEY_OF = ("key of ", "key is ", "key: ", "key:")
 AFTER_A_TONIC = re.compile(r" ?(?:[,.;:!?)]|$|(?:with|at|for)\b)")
 AFTER_AN_ARTICLE = re.compile(r" (?:key|chord|scale|mode|third|sixth|part|role|hit)", re.I)
 
@@ -58,7 +59,7 @@ def retell(text: str, *, semitones: float, rate: float, tempo: float | None = No
     if rate != 1:
         text = TEMPO.sub(lambda found: _faster(found, rate), text)
         if tempo:
-            before, after = tempo_word(tempo), tempo_word(tempo * rate)
+            before, after = tempo_word(tempo), tempo_word(round(tempo * rate, 1))
             if before != after:
                 text = re.sub(rf"\b{before}\b", after, text)
                 text = re.sub(rf"\b{before.capitalize()}\b", after.capitalize(), text)
@@ -99,7 +100,8 @@ def _named(found: re.Match, semitones: float) -> str:
     """A tonic with its mode, and the article before it."""
     before, after = found.string[: found.start()], found.string[found.end() :]
     if found["letter"] in "aA" and not found["sign"] and not found["article"]:
-        if found["letter"] == "a" and not (before.endswith("in ") and AFTER_A_TONIC.match(after)):
+        tonic = before.endswith("in ") and AFTER_A_TONIC.match(after)
+        if found["letter"] == "a" and not (tonic or before.lower().endswith(KEY_OF)):
             return found[0]
         starts = not before.strip() or before.rstrip()[-1] in ".!?"
         if starts and AFTER_AN_ARTICLE.match(after):

@@ -10,10 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from presto_data.clips import Metadata
+from presto_data.clips import THIRDS, Metadata
 from presto_data.faults import Faults
 
 LISTS = ("instruments", "tags")
+MODES = tuple(mode for modes in THIRDS.values() for mode in modes)
 FASTEST = 1000  # bpm; a larger number is no tempo
 Row = dict[str, Any]
 
@@ -35,7 +36,12 @@ def read_rows(path: Path, faults: Faults) -> Iterator[tuple[int, Row]]:
         if isinstance(row, str):
             faults.add(row_name(path, number), row)
         else:
-            yield number, {name: value for name, value in row.items() if not _blank(value)}
+            yield number, {name: value for name, value in lowered(row).items() if not _blank(value)}
+
+
+def lowered(row: Row) -> Row:
+    """A row by its columns' names in small letters."""
+    return {name.strip().lower(): value for name, value in row.items()}
 
 
 def row_name(path: Path, number: int) -> str:
@@ -52,6 +58,8 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row | str]]:
         reader = csv.reader(file)
         try:
             header = [name.strip().lower() for name in next(reader, ())]
+            if twice := [name for name in header if name and header.count(name) > 1]:
+                raise ValueError(f"{path}: two columns {twice[0]!r}")
             for number, cells in enumerate(reader, start=2):
                 more = any(cell.strip() for cell in cells[len(header) :])
                 if cells:
@@ -82,7 +90,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row | str]]:
         with ParquetFile(path) as file:
             rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not Parquet ({' '.join(str(error).split())})") from None
 
 
@@ -110,6 +118,9 @@ def facts_of(row: Row) -> Row:
             raise ValueError(f"bad number (tempo is {row['tempo']!r})")
     for name in facts.keys() - {"tempo"}:
         facts[name] = names_of(row, name) if name in LISTS else str(facts[name]).strip()
+    tonic, _, mode = facts.get("key", "").rpartition(" ")
+    if mode.lower() in MODES and "mode" not in facts:  # both in one column
+        facts |= {"key": tonic, "mode": mode.lower()}
     return facts
 
 

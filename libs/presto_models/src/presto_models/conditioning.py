@@ -92,11 +92,12 @@ def check_tempo(tempo: float) -> float:
 
 def check_key(key: str) -> str:
     """The key as KEYS spells it: "a# min", "A♯ minor" and "Bbm" are "Bb minor"."""
-    accidental, mode = r"#|♯|sharp|b|♭|flat", r"(?i:maj|major|min|minor)|m"
+    accidental, mode = r"#|♯|b|♭|(?i:sharp|flat)", r"(?i:maj|major|min|minor)|m"
     if not (match := re.fullmatch(rf"([A-Ga-g])\s*({accidental})?\s*({mode})", key.strip())):
         raise ValueError(f"unknown key {key!r}: write it as A minor, Bb major or Am")
-    shift = {"#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}.get(match[2], 0)
-    tonic = (TONICS.index(match[1].upper()) + shift) % len(TONICS)
+    shift = {"#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}
+    moved = shift.get((match[2] or "").lower(), 0)
+    tonic = (TONICS.index(match[1].upper()) + moved) % len(TONICS)
     return f"{TONICS[tonic]} {'major' if match[3].lower().startswith('ma') else 'minor'}"
 
 

@@ -180,8 +180,12 @@ def page(tmp_path_factory):
     fig, ax = plots.canvas()
     ax.plot([0, 1])
     keep.save_figure(fig, "line", "A line.")
-    results.write_json(tmp_path / "run.json", [])
+    keep.save_provenance(Params())
+    half = results.Results(tmp_path, "samplers")  # killed, while it wrote a table
+    half.verdict("Half a run", True, "e")
+    half.save_table(pd.DataFrame({"x": [1]}), "y").to_csv(tmp_path / "tables" / ".1.a-y.parquet")
     path = write_report(tmp_path)
+    (tmp_path / "tables" / ".1.a-y.parquet").unlink()
     assert not [left for left in tmp_path.rglob(".*")], "a temporary file was left"
     return path.read_text()
 
@@ -231,7 +235,7 @@ def test_report_is_self_contained_and_escapes(page):
     assert "data:image/png;base64," in page and "data:audio/ogg;base64," in page
     assert "http" not in page
     assert "&lt;jazz&gt;" in page and "Five &lt; six" in page and "a &amp; b" in page
-    assert "not decided here" in page
+    assert "not decided here" in page and "Half a run" not in page
 
 
 def test_clearly_worse_is_worse_in_either_direction():

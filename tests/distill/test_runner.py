@@ -10,6 +10,7 @@ import pytest
 
 from presto_distill.experiment import Lab
 from presto_distill.lab import runner
+from presto_distill.lab.execute import Task, execute
 from presto_distill.lab.inputs import inputs_digest
 from presto_distill.lab.runner import run_notebooks
 
@@ -33,7 +34,16 @@ def write(tmp_path, monkeypatch):
 
 def test_what_is_done_with_the_same_inputs_is_skipped(write, tmp_path, capsys):
     count = f"open({str(tmp_path / 'count')!r}, 'a').write(str(seed))"
-    write("a", "seed = 0", count)
+    save = """
+import os
+from presto_distill.lab import params, results
+p = params.Params(out=out, seed=seed)
+keep = results.open_results(p, "a")
+if seed == 2:
+    os.kill(os.getpid(), 9)
+keep.save_provenance(p);
+"""
+    path = write("a", "out = ''\nseed = 0", count, save)
 
     def run(**more):
         settings = {"preset": "smoke", "out": tmp_path / "out", "again": False, **more}
@@ -48,8 +58,11 @@ def test_what_is_done_with_the_same_inputs_is_skipped(write, tmp_path, capsys):
     (tmp_path / "out" / "figures" / "a-renamed.png").touch()
     assert run(again=True, seed=1) == "011"
     assert not list((tmp_path / "out" / "figures").iterdir()), "no whole run makes that figure now"
-    write("a", "seed = 0", count + "  # another source")
-    assert run(seed=1) == "0111"
+    killed = Task(path, tmp_path / "killed.ipynb", {"seed": 2, "out": str(tmp_path / "out")})
+    assert "DeadKernelError" in execute(killed).error
+    assert run(seed=1) == "01121", "some of its tables may be of the run that died"
+    write("a", "out = ''\nseed = 0", count + "  # another source", save)
+    assert run(seed=1) == "011211"
 
 
 def test_inputs_are_cells_values_and_code_but_not_the_place(write, monkeypatch):

@@ -173,7 +173,7 @@ class Results:
 
 
 def open_results(params: Params, notebook: str) -> Results:
-    """Where a notebook of these parameters leaves its results."""
+    """Where a notebook of these parameters leaves its results: no whole ones until it ends."""
     stored = Path(params.stored) if params.stored else None
     if stored and not stored_facts(stored, notebook):
         raise ValueError(f"stored: {stored} holds no finished run of {notebook}")
@@ -182,13 +182,20 @@ def open_results(params: Params, notebook: str) -> Results:
     for name in given.keys() & made.keys() - set(PLACES):
         if made[name] != given[name]:
             raise ValueError(f"{stored} was made with {name} {made[name]!r}: set {name} to that")
-    return Results(Path(params.out), notebook, stored)
+    out = Path(params.out)
+    if not (stored and out.resolve() == stored.resolve()):  # drawn again where they lie
+        _provenance(out, notebook).unlink(missing_ok=True)
+    return Results(out, notebook, stored)
 
 
 def stored_facts(stored: Path, notebook: str) -> dict[str, Any]:
     """The provenance of a notebook in a folder of results; empty where there is none."""
-    path = stored / "provenance" / f"{notebook}-run.json"
+    path = _provenance(stored, notebook)
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _provenance(out: Path, notebook: str) -> Path:
+    return out / "provenance" / f"{notebook}-run.json"
 
 
 def _of_lab(lab: Lab) -> dict[str, Any]:

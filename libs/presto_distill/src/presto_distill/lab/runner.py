@@ -83,10 +83,10 @@ def run_notebooks(
 
     `parameters` are further literals, for the notebooks that know them; they go before the
     preset's. Executed copies go to `out`/notebooks. `jobs` notebooks run at a time, in processes
-    that share the cores. Unless `again`, those are skipped that ended well in `out` with the same
-    inputs (`inputs_digest`). `stored`: a folder of results to draw from, with the parameters they
-    were made with; notebooks of which it holds no finished run are skipped. Raises ValueError for
-    an unknown notebook or parameter before anything runs.
+    that share the cores. Unless `again`, those are skipped whose results in `out` are whole and of
+    the same inputs (`inputs_digest`). `stored`: a folder of results to draw from, with the
+    parameters they were made with; notebooks of which it holds no finished run are skipped. Raises
+    ValueError for an unknown notebook or parameter before anything runs.
     """
     folder, out = find_notebooks(), Path(out).resolve()
     if jobs < 1:
@@ -117,7 +117,9 @@ def run_notebooks(
         values = {key: value for key, value in values.items() if key in known[name]}
         digests[name] = inputs_digest(folder / f"{name}.ipynb", values)
         entry = log.get(name, {})
-        if not again and entry.get("inputs") == digests[name] and not entry["error"]:
+        whole = stored_facts(out, name).get("time")  # None once another run has begun
+        done = whole and (digests[name], whole) == (entry.get("inputs"), entry.get("made"))
+        if done and not again:
             _say(f"{name}: done already with the same inputs", progress)
             continue
         todo.append(Task(folder / f"{name}.ipynb", out / "notebooks" / f"{name}.ipynb", values))
@@ -200,6 +202,7 @@ def _write_log(out: Path, name: str, seconds: float, failure: Failure | None, in
     """Note how a notebook ended; other jobs, on other machines too, may write at the same time."""
     entry = {"notebook": name, "seconds": round(seconds, 1)}
     entry |= {"error": str(failure) if failure else None, "inputs": inputs}
+    entry["made"] = stored_facts(out, name).get("time")
     with claimed(out / "run.lock", wait=True):
         log = _read_log(out) | {name: entry}
         write_json(out / "run.json", [log[key] for key in sorted(log, key=_order)])

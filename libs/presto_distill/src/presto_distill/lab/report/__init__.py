@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from presto_distill.lab.report import one_run, seeds
-from presto_distill.lab.report.pieces import page
+from presto_distill.lab.report.pieces import files, page
 from presto_distill.lab.results import write_json
 from presto_models.snapshot import write_atomic
 
@@ -49,4 +49,4 @@ def write_claims(out: Path) -> None:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "run.json").exists() or any((folder / "provenance").glob("*.json"))
+    return (folder / "run.json").exists() or bool(files(folder, "provenance", "json"))

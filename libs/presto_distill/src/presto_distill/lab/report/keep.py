@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from presto_distill.lab.report import runs_of, write_claims, write_report
+from presto_distill.lab.report.pieces import files, notebook_of
 from presto_distill.lab.results import PLACES, write_json
 
 KINDS = {"tables": "parquet", "verdicts": "json", "provenance": "json"}
@@ -27,19 +28,19 @@ def keep_results(out: Path, to: Path) -> list[Path]:
         if folder.resolve() == run.resolve():
             raise ValueError(f"{run} is where results are to be kept: give another folder")
         size = sum(path.stat().st_size for path in _files(run))
-        if not list((run / "tables").glob("*.parquet")):
+        if not files(run, "tables", "parquet"):
             raise ValueError(f"{run} holds no tables")
         if size > LIMIT:
             raise ValueError(f"{run}: {size / 1e6:.1f} MB of tables are too many to keep")
     for folder, run in runs.items():
-        ran = {_notebook(path) for path in (run / "provenance").glob("*.json")}
+        ran = {notebook_of(path) for path in files(run, "provenance", "json")}
         for path in _files(folder):
-            if _notebook(path) in ran:
+            if notebook_of(path) in ran:
                 path.unlink()
         for kind in KINDS:
             (folder / kind).mkdir(parents=True, exist_ok=True)
         for path in _files(run):
-            if _notebook(path) not in ran:  # it failed halfway
+            if notebook_of(path) not in ran:  # it failed halfway
                 continue
             copy = folder / path.relative_to(run)
             if path.parent.name == "provenance":
@@ -52,11 +53,7 @@ def keep_results(out: Path, to: Path) -> list[Path]:
 
 
 def _files(run: Path) -> list[Path]:
-    return [path for kind, end in KINDS.items() for path in sorted((run / kind).glob(f"*.{end}"))]
-
-
-def _notebook(path: Path) -> str:
-    return path.name.split("-")[0]
+    return [path for kind, suffix in KINDS.items() for path in files(run, kind, suffix)]
 
 
 def _without_places(facts: dict) -> dict:

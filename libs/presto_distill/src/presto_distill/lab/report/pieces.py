@@ -19,10 +19,12 @@ WORDS = ("held here", "did not hold here", "not decided here")
 
 
 def load_facts(out: Path, kind: str) -> list[dict]:
-    """All facts of a kind with their paths, in the order of notebooks and of their making."""
+    """All facts of a kind with their paths, in the order of notebooks and of their making.
+
+    Only of notebooks that reached their end: what others left is of several runs or half of one.
+    """
     items = [
-        {**json.loads(path.read_text()), "path": path}
-        for path in sorted((out / kind).glob("*.json"))
+        {**json.loads(path.read_text()), "path": path} for path in _of_finished(out, kind, "json")
     ]
     order = {name: number for number, name in enumerate(NOTEBOOKS)}
     when = {"figures": lambda item: item["path"].stat().st_mtime}.get(
@@ -38,8 +40,23 @@ def facts_of(provenance: list[dict]) -> dict[str, Any]:
 
 
 def load_tables(out: Path) -> dict[str, DataFrame]:
-    """All tables of a run, named NOTEBOOK-NAME."""
-    return {path.stem: pd.read_parquet(path) for path in sorted((out / "tables").glob("*.parquet"))}
+    """All tables of the notebooks that reached their end, named NOTEBOOK-NAME."""
+    return {path.stem: pd.read_parquet(path) for path in _of_finished(out, "tables", "parquet")}
+
+
+def _of_finished(out: Path, kind: str, suffix: str) -> list[Path]:
+    ended = {notebook_of(path) for path in files(out, "provenance", "json")}
+    return [path for path in files(out, kind, suffix) if notebook_of(path) in ended]
+
+
+def files(out: Path, kind: str, suffix: str) -> list[Path]:
+    """The files of a kind, without those that are just being written, which begin with a dot."""
+    return sorted((out / kind).glob(f"[!.]*.{suffix}"))
+
+
+def notebook_of(path: Path) -> str:
+    """Whose result a file is."""
+    return path.name.split("-")[0]
 
 
 def interval(row: Series, name: str = "frechet_distance") -> str:

@@ -61,6 +61,19 @@ def test_a_list_parameter_must_be_a_list_of_its_kind(value):
         FakeScoreUpdates.parse(critic_updates=value)
 
 
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ({"nu_pairs": [[0.1]]}, r"nu_pairs must be like \(0.0, 0.0\), got \[0.1\]"),
+        ({"nu_pairs": [[0.1, 0.1, 0.1]]}, "nu_pairs must be like"),
+        ({"heads": [["softplus", "pool"]]}, "softplus must go with map or pooled, got 'pool'"),
+    ],
+)
+def test_pairs_of_weights_and_heads_are_checked(values, said):
+    with pytest.raises(ValueError, match=said):
+        NuWeights.parse(**values)
+
+
 # ---------------------------------------------------------------------- studies
 
 

@@ -11,7 +11,7 @@ from torchaudio.functional import loudness
 
 from presto_data import load_audio
 from presto_distill.cli import main
-from presto_distill.lab.listening.build import TestConfig, build, low_passed
+from presto_distill.lab.listening.build import TestConfig, build, find_items, low_passed, prepared
 from presto_distill.lab.listening.rater import Session
 from presto_distill.lab.listening.ratings import (
     COLUMNS,
@@ -62,6 +62,14 @@ def test_versions_are_equally_loud_equally_long_and_nameless(clips, tmp_path):
     trials = page_facts(page)["trials"]
     assert [trial["text"] for trial in trials] == ["</script> & slap bass", "waltz 3"]
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page.read_text())
+
+
+def test_a_mono_version_is_as_loud_as_the_same_sound_in_stereo(clips):
+    sound, rate = soundfile.read(clips / "base" / "funk.wav")
+    soundfile.write(clips / "presto" / "funk.wav", np.stack([sound, sound], 1), rate)
+    item = next(find_items(clips))
+    levelled = prepared(item, TestConfig())
+    assert torch.equal(levelled["base"], levelled["presto"])
 
 
 def test_a_reference_is_hidden_heard_openly_and_has_an_anchor(clips, tmp_path):

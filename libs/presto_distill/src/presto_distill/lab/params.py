@@ -132,6 +132,11 @@ class NuWeights(Params):
     nu_pairs: tuple[tuple[float, float], ...] = ((0.0, 0.0), (0.01, 0.005), (0.1, 0.05))
     heads: tuple[tuple[str, str], ...] = (("softplus", "pooled"),)
 
+    def __post_init__(self) -> None:
+        for loss, head in self.heads:
+            if head not in ("map", "pooled"):
+                raise ValueError(f"heads: {loss} must go with map or pooled, got {head!r}")
+
 
 @dataclass(frozen=True)
 class NoiseLaws(Params):
@@ -241,13 +246,17 @@ def _injected() -> list[str]:
     return [t.id for line in body if isinstance(line, ast.Assign) for t in line.targets]
 
 
-def _like(default: Any, value: Any, name: str) -> Any:
-    """`value` with the type of `default`: lists become tuples, whole numbers floats. An empty
-    tuple stands for pairs of words, of which there may be none."""
+def _like(default: Any, value: Any, name: str, *, inner: bool = False) -> Any:
+    """`value` with the type of `default`: lists become tuples, whole numbers floats. A list may
+    have any length but 0, a pair within it has two. An empty tuple stands for pairs of words, of
+    which there may be none."""
     if default == ():
         return () if value in ([], ()) else _like((("name", "folder"),), value, name)
     if isinstance(default, tuple) and isinstance(value, list | tuple) and value:
-        return tuple(_like(default[0], item, name) for item in value)
+        likes = default if inner else default[:1] * len(value)
+        if len(likes) == len(value):
+            pairs = zip(likes, value, strict=True)
+            return tuple(_like(like, item, name, inner=True) for like, item in pairs)
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if type(value) is not type(default) or isinstance(default, tuple):

@@ -153,7 +153,8 @@ def prepared(item: Item, config: TestConfig) -> dict[str, Float[Tensor, "ch s"]]
     length = min(audio.shape[1] for audio in versions.values())
     fade = torch.linspace(1, 0, min(length, round(FADE * SAMPLE_RATE)))
     for name, audio in versions.items():
-        cut = audio[:2, :length].clone()
+        # BS.1770 adds channels up: a mono version beside a stereo one would play 3 dB louder.
+        cut = audio[:2, :length].expand(2, -1).clone()
         if audio.shape[1] > length:
             cut[:, -len(fade) :] *= fade
         versions[name] = cut

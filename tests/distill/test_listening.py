@@ -11,6 +11,7 @@ from torchaudio.functional import loudness
 
 from presto_data import load_audio
 from presto_distill.cli import main
+from presto_distill.lab.listening import rater
 from presto_distill.lab.listening.build import TestConfig, build, find_items, low_passed, prepared
 from presto_distill.lab.listening.rater import Session
 from presto_distill.lab.listening.ratings import (
@@ -19,6 +20,7 @@ from presto_distill.lab.listening.ratings import (
     compare,
     holm,
     load_ratings,
+    no_worse,
     screen,
     simulated,
     summary,
@@ -40,7 +42,9 @@ def clips(tmp_path):
     for i, (system, level) in enumerate({"base": 0.02, "presto": 0.2}.items()):
         for item in ("funk", "waltz 3"):
             clip(tmp_path / "clips" / system / f"{item}.wav", level=level, seconds=1 + i, seed=i)
-    (tmp_path / "clips" / "prompts.csv").write_text("file,prompt\nfunk.wav,</script> & slap bass\n")
+    (tmp_path / "clips" / "prompts.csv").write_text(
+        "file,prompt\nfunk.wav,</script> & slap bass\nwaltz 3,a waltz\n"
+    )
     return tmp_path / "clips"
 
 
@@ -52,7 +56,9 @@ def page_facts(page):
 def test_versions_are_equally_loud_equally_long_and_nameless(clips, tmp_path):
     page = build(clips, tmp_path / "out")
     key = json.loads((tmp_path / "out" / "key.json").read_text())
-    audio = {path.stem: load_audio(path) for path in (page.parent / "audio").iterdir()}
+    files = sorted((page.parent / "audio").iterdir())
+    assert files == sorted(files, key=lambda path: path.stat().st_mtime_ns)
+    audio = {path.stem: load_audio(path) for path in files}
     assert audio.keys() == key["stimuli"].keys() and len(audio) == 4
     for sound in audio.values():
         assert sound.shape[1] == RATE
@@ -60,7 +66,7 @@ def test_versions_are_equally_loud_equally_long_and_nameless(clips, tmp_path):
     everything = page.read_text() + " ".join(p.name for p in page.parent.rglob("*"))
     assert "presto" not in everything.replace("presto-listen", "") and "base" not in everything
     trials = page_facts(page)["trials"]
-    assert [trial["text"] for trial in trials] == ["</script> & slap bass", "waltz 3"]
+    assert [trial["text"] for trial in trials] == ["</script> & slap bass", "a waltz"]
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page.read_text())
 
 
@@ -113,6 +119,7 @@ def test_loud_peaks_lower_the_whole_test_instead_of_clipping(clips, tmp_path):
         (lambda c: (c / "presto").rename(c.parent / "x"), "1 systems"),
         (lambda c: clip(c / "base" / "funk.flac"), r"funk\.wav and funk\.flac: which is the clip"),
         (lambda c: (c / "prompts.csv").write_text("a,b\n1,2\n"), "file and prompt, not a, b"),
+        (lambda c: (c / "prompts.csv").write_text("file,prompt\nfunk,f\n"), "no row for waltz 3"),
     ],
 )
 def test_clips_that_make_no_test_are_refused(clips, tmp_path, spoil, message):
@@ -164,6 +171,12 @@ def test_one_rater_shows_nothing_and_five_cannot_either():
         assert not compare(simulated(QUALITY, raters=raters, items=8))["better"].any()
     least = compare(simulated({"a": 90.0, "b": 20.0}, raters=5, items=8))["p"]
     assert least.tolist() == [2 / 2**5]
+
+
+def test_no_worse_is_said_only_where_enough_raters_could_have_said_otherwise():
+    few, many = (simulated(QUALITY, raters=raters, items=8) for raters in (6, 7))
+    assert no_worse(few, "good", "poor") is None  # three pairs: 3 * 2 / 2^6 = 0.09
+    assert no_worse(many, "good", "poor") and not no_worse(many, "poor", "good")
 
 
 def test_holms_correction():
@@ -251,6 +264,8 @@ def test_another_test_has_other_names_and_leaves_no_clips_of_the_first(clips, tm
     other = built()
     assert first == same and first[0] != other[0]
     assert len(first[1]) == len(other[1]) and not first[1] & other[1]
+    keys = {path.name for path in (tmp_path / "out").glob("*.json")}
+    assert keys == {"key.json", f"key-{first[0]}.json"}, "raters of the first may still answer"
 
 
 @pytest.mark.parametrize(
@@ -262,6 +277,8 @@ def test_another_test_has_other_names_and_leaves_no_clips_of_the_first(clips, tm
         (r",[0-9a-f]{12},60", ",abc,60", "unknown stimulus abc"),
         (r"\n[^\n]*,60,[^\n]*", "", "rated 0 times"),
         (r"score", "points", "no column score"),
+        (r",2,3.0,", ",often,3.0,", "plays must be numbers from 0 on"),
+        (r",2,3.0,", ",-1,3.0,", "plays must be numbers from 0 on"),
     ],
 )
 def test_files_that_cannot_be_right_are_refused(sent_back, old, new, message):
@@ -279,9 +296,30 @@ def test_a_session_in_a_notebook_ends_in_the_same_file(sent_back):
     session.scores = {name: 40 for name in session.facts["stimuli"]}
     path = session.save()
     assert path.name.endswith("-bob%2F1.csv")  # "bob 1" has another file
-    assert load_ratings(key, [path]).table["score"].tolist() == [40] * 4
+    ratings = load_ratings(key, [path])
+    assert ratings.table["score"].tolist() == [40] * 4 and ratings.table["plays"].isna().all()
+    (reason,) = screen(ratings)[1]["reason"]
+    assert reason.startswith("rated all versions alike"), "plays are not known"
     assert Session(key.parent, "bob/1").trials == session.trials
-    assert {trial["text"] for trial in session.trials} == {"</script> & slap bass", "waltz 3"}
+    assert {trial["text"] for trial in session.trials} == {"</script> & slap bass", "a waltz"}
+
+
+def test_a_trial_in_a_notebook_waits_until_every_slider_was_moved(sent_back, monkeypatch):
+    shown = []
+    monkeypatch.setattr(rater, "interactive", lambda: True)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    key, _ = sent_back
+    rater.rate(key.parent, "eve")
+    for last in (False, True):
+        *rows, button, status = shown[0].children[2:]
+        for number, row in enumerate(rows):
+            assert button.disabled
+            row.children[1].value = 40 + number
+        assert not button.disabled
+        button.click()
+        assert status.value.startswith("saved") == last
+    (path,) = key.parent.glob("ratings-*-eve.csv")
+    assert sorted(load_ratings(key, [path]).table["score"]) == [40, 40, 41, 41]
 
 
 def test_a_rater_counts_once(sent_back):

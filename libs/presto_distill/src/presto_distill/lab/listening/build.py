@@ -4,7 +4,8 @@ Modelled on MUSHRA (ITU-R BS.1534-3): all versions of a clip side by side, slide
 hidden reference and a low-pass anchor if there is a reference. Text-to-music has none: raters then
 see the prompt, which makes it MUSHRA-style only.
 
-    OUT/key.json            which file is whose, and what is asked; not for raters
+    OUT/key.json            which file is whose, and what is asked; not for raters. The key of
+                            another test that was there becomes key-ID.json: its raters may answer
     OUT/page/index.html     opens from any folder or stick, needs no server and no network
     OUT/page/audio/*.flac   44.1 kHz, 16 bit, equally loud, names that say nothing
 """
@@ -79,25 +80,30 @@ def build(clips: Path, out: Path, config: TestConfig = TestConfig()) -> Path:
     audio.mkdir(parents=True, exist_ok=True)
     for old in audio.glob("*.flac"):  # of a test built before
         old.unlink()
-    key, trials = {}, []
+    key, trials, sounds = {}, [], {}
     for item in items:
         named = {system: f"{random.getrandbits(48):012x}" for system in levelled[item.name]}
         for system, name in named.items():
-            write_audio(audio / f"{name}.flac", gain * levelled[item.name][system], SAMPLE_RATE)
+            sounds[name] = levelled[item.name][system]
             key[name] = {"item": item.name, "system": system}
         trial = {"item": item.name, "text": item.text, "stimuli": sorted(named.values())}
         if config.reference:  # heard openly too, under a name of its own
             trial["reference"] = f"{random.getrandbits(48):012x}"
-            open_one = levelled[item.name][config.reference]
-            write_audio(audio / f"{trial['reference']}.flac", gain * open_one, SAMPLE_RATE)
+            sounds[trial["reference"]] = levelled[item.name][config.reference]
         trials.append(trial)
+    for name, sound in sorted(sounds.items()):  # in this order times of files say nothing either
+        write_audio(audio / f"{name}.flac", gain * sound, SAMPLE_RATE)
 
     test = f"{random.getrandbits(32):08x}"
     facts = {"test": test, "reference": config.reference, "seed": config.seed}
     level = {"lufs": config.lufs, "gain": gain}
     asked = {"question": config.question, "trials": trials}
     facts |= {**level, **asked, "stimuli": key}
-    _write_text(out / "key.json", json.dumps(facts, indent=2) + "\n")
+    if (file := out / "key.json").exists():
+        earlier = json.loads(file.read_text(encoding="utf-8"))["test"]
+        if earlier != test:
+            file.rename(out / f"key-{earlier}.json")
+    _write_text(file, json.dumps(facts, indent=2) + "\n")
     shown = {"test": test, "title": config.title, **asked}
     page = (files("presto_distill.lab.listening") / "page.html").read_text(encoding="utf-8")
     # A caption may hold anything, "</script>" too.
@@ -131,10 +137,10 @@ def find_items(clips: Path) -> Iterator[Item]:
     for system, found in systems.items():
         if missing := [name for name in names if name not in found]:
             raise ValueError(f"{clips / system} lacks {', '.join(missing[:5])}")
-    prompts = _prompts(clips / "prompts.csv")
+    prompts = _prompts(clips / "prompts.csv", names)
     for name in names:
         versions = {system: found[name] for system, found in systems.items()}
-        yield Item(name, prompts.get(name, name), versions)
+        yield Item(name, prompts[name], versions)
 
 
 def clips_in(folder: Path) -> dict[str, Path]:
@@ -186,17 +192,20 @@ def at_loudness(audio: Float[Tensor, "ch s"], lufs: float, name: str) -> Float[T
     return audio * 10 ** ((lufs - now) / 20)
 
 
-def _prompts(path: Path) -> dict[str, str]:
-    """What was asked for, by the stem of the file's name."""
+def _prompts(path: Path, names: list[str]) -> dict[str, str]:
+    """What was asked for, by the stem of the file's name; that name where no file says so."""
     if not path.is_file():
-        return {}
+        return {name: name for name in names}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     if rows and not {"file", "prompt"} <= rows[0].keys():
         raise ValueError(f"{path} needs the columns file and prompt, not {', '.join(rows[0])}")
     if bare := [row["file"] for row in rows if not row["prompt"]]:
         raise ValueError(f"{path} has no prompt for {bare[0]}")
-    return {Path(row["file"]).stem: row["prompt"] for row in rows}
+    prompts = {Path(row["file"]).stem: row["prompt"] for row in rows}
+    if missing := [name for name in names if name not in prompts]:
+        raise ValueError(f"{path} has no row for {missing[0]}")
+    return prompts
 
 
 def _write_text(path: Path, text: str) -> Path:

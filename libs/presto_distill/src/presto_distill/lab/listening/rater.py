@@ -38,8 +38,8 @@ class Session:
         test = self.facts["test"]
         for number, trial in enumerate(self.trials, 1):
             for position, name in enumerate(trial["stimuli"], 1):
-                # Nobody counts plays here: a rating stands for one.
-                row = [test, self.rater, trial["item"], name, self.scores[name], 1, 0]
+                # Nobody counts plays and seconds here.
+                row = [test, self.rater, trial["item"], name, self.scores[name], "", ""]
                 table.writerow([*row, number, position])
         path = self.audio.parents[1] / f"ratings-{test}-{quote(self.rater, safe='')}.csv"
         write_atomic(path, lambda to: to.write_text(text.getvalue(), encoding="utf-8"))
@@ -49,7 +49,7 @@ class Session:
 def rate(out: Path, rater: str = "me") -> None:
     """Show the test in `out` (of `build`) trial by trial, players and sliders side by side.
 
-    Does nothing, silently, where nobody can move them.
+    The next trial waits until every slider was moved. Does nothing, silently, where nobody can.
     """
     if not interactive():
         return
@@ -68,7 +68,15 @@ def rate(out: Path, rater: str = "me") -> None:
         if "reference" in trial:
             rows.insert(0, w.HBox([heard(trial["reference"]), w.Label("the reference")]))
         last = number + 1 == len(session.trials)
-        button = w.Button(description="Save" if last else "Next")
+        button = w.Button(description="Save" if last else "Next", disabled=True)
+        unrated = set(sliders)
+
+        def rated(name: str) -> None:
+            unrated.discard(name)
+            button.disabled = bool(unrated)
+
+        for name, slider in sliders.items():
+            slider.observe(lambda _, name=name: rated(name), "value")
 
         def go(_) -> None:
             session.scores |= {name: slider.value for name, slider in sliders.items()}

@@ -39,7 +39,8 @@ def load_ratings(key: Path, paths: Iterable[Path]) -> Ratings:
     """Read what raters sent back and look up whose clips they heard.
 
     Raises ValueError, in one line, for a file of another test, a stimulus that the key does not
-    know, a score outside 0..100 and a rating that is there twice or missing.
+    know, a score outside 0..100, plays or seconds that are no such numbers, and a rating that is
+    there twice or missing.
     """
     try:
         facts = json.loads(Path(key).read_text(encoding="utf-8"))
@@ -66,6 +67,11 @@ def load_ratings(key: Path, paths: Iterable[Path]) -> Ratings:
         scores = pd.to_numeric(table["score"], errors="coerce")
         if not scores.between(0, 100).all():
             raise ValueError(f"{path}: scores must be from 0 to 100")
+        for name in ("plays", "seconds"):  # empty where nobody counted
+            numbers = pd.to_numeric(table[name], errors="coerce")
+            if not numbers[table[name] != ""].ge(0).all():
+                raise ValueError(f"{path}: {name} must be numbers from 0 on, or empty")
+            table[name] = numbers
         # An unfinished or doubled test would weigh systems unequally.
         counts = table["stimulus"].value_counts().reindex(list(facts["stimuli"]), fill_value=0)
         if (counts != 1).any():
@@ -85,7 +91,8 @@ def screen(ratings: Ratings) -> tuple[Ratings, DataFrame]:
     """Leave out raters who did not do the task: (what is kept, columns rater and reason).
 
     Published (BS.1534-3): the hidden reference below 90 or the anchor above 90 in more than 15 %
-    of items. Ours: all versions rated alike, or one never played, in more than 15 % of items.
+    of items. Ours: all versions rated alike, or one never played, in more than 15 % of items; who
+    rated in a notebook, where plays are not counted, is not asked the latter.
     """
     reasons = []
     for rater, rows in ratings.table.groupby("rater"):
@@ -139,6 +146,17 @@ def compare(ratings: Ratings, *, level: float = 0.05, seed: int = 0) -> DataFram
     ahead = np.where(table["difference"] > 0, table["a"], table["b"])
     table["better"] = np.where(table["p_holm"] < level, ahead, "")
     return table
+
+
+def no_worse(ratings: Ratings, a: str, b: str, *, level: float = 0.05) -> bool | None:
+    """Whether raters like `a` at least as well as `b`: no test says otherwise.
+
+    None where the raters are so few that none could have, were they all of one mind.
+    """
+    pairs = compare(ratings, level=level).set_index(["a", "b"])
+    if len(pairs) * 2 / 2 ** len(by_rater(ratings)) >= level:
+        return None
+    return pairs["better"][(a, b) if (a, b) in pairs.index else (b, a)] != b
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ Out = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 def reproduce(
     notebooks: tyro.conf.Positional[tuple[str, ...]] = (),
     *,
-    preset: str = "quick",
-    seed: int = 0,
+    preset: str | None = None,
+    seed: int | None = None,
     jobs: int = 1,
     audio: Path | None = None,
     out: Out = None,
@@ -28,8 +28,8 @@ def reproduce(
     Args:
         notebooks: Names of notebooks to run; by default all, in the preset quick those that fit
             into its minutes.
-        preset: smoke, quick, cpu, gpu or a100_paper.
-        seed: Of data, training and sampling; a preset of several seeds counts on from it.
+        preset: smoke, quick (default), cpu, gpu or a100_paper.
+        seed: Of data, training and sampling, 0 by default; a preset of several counts on from it.
         jobs: Notebooks to run at a time; they share the cores.
         audio: A folder of your own recordings instead of the rendered corpus.
         out: Folder for results; default runs/PRESET. What it already holds is not redone.
@@ -46,25 +46,30 @@ def reproduce(
     from presto_distill.presets import check_gpu
     from presto_distill.presets import preset as find_preset
 
-    chosen = choose_notebooks(notebooks)
+    chosen, size = choose_notebooks(notebooks), find_preset(preset or "quick")
+    first = seed or 0
+    if first < 0:
+        raise ValueError(f"seed must not be negative, got {first}")
     if list_names:
         print("\n".join(chosen))
         return 0
     how = {"jobs": jobs, "again": again}
     if stored:
+        given = {"--preset": preset, "--seed": seed, "--audio": audio}
+        if fixed := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"{stored} has its own {', '.join(fixed)}: leave out with --stored")
         return draw(chosen, stored, out, model, **how)
-    size = find_preset(preset)
     check_gpu(size)
     chosen = choose_notebooks(notebooks or size.notebooks)
-    out = out or Path("runs") / (preset if audio is None else f"{preset}-{audio.name}")
+    out = out or Path("runs") / (size.name if audio is None else f"{size.name}-{audio.name}")
     failures = []
     for number in size.seeds:
-        folder = out if len(size.seeds) == 1 else out / f"seed-{seed + number}"
-        settings = {"seed": seed + number, "out": folder, "audio": audio, "model": model}
+        folder = out if len(size.seeds) == 1 else out / f"seed-{first + number}"
+        settings = {"seed": first + number, "out": folder, "audio": audio, "model": model}
         lab = Lab.open(size, **settings)
         print(f"data: {lab.source}")
         lab.encode()  # before the first notebook, or what is wrong with them is said
-        failures += run_notebooks(chosen, preset=preset, **settings, **how)
+        failures += run_notebooks(chosen, preset=size.name, **settings, **how)
     return _end(failures, write_report(out))
 
 

@@ -65,6 +65,7 @@ def test_verdicts_over_seeds_follow_the_interval_of_the_mean_effect(runs):
 def test_without_intervals_seeds_must_agree():
     assert seeds.interval_over_seeds([1.0]) is None
     assert seeds.interval_over_seeds([1.0, None]) is None
+    assert seeds.interval_over_seeds([4.5, 4.5]) is None  # nothing random was measured
     assert seeds.overall([True, True], None, "above") is True
     assert seeds.overall([True, False], None, "above") is None
     assert seeds.overall([None, None], None, "above") is None
@@ -95,6 +96,18 @@ def test_one_page_over_all_seeds(runs):
     assert (commit() or "no checkout") in line
     assert any("| No number |" in row and "held, held, held | no interval" in row for row in table)
     assert all((runs / f"seed-{seed}" / "report.html").exists() for seed in range(3))
+
+
+def test_all_machines_and_commits_are_named(tmp_path):
+    for number, name in enumerate(("a", "b", "c")):
+        results.Results(tmp_path, name).save_provenance(Params())
+        path = tmp_path / "provenance" / f"{name}-run.json"
+        machine = {"cpu": f"make {min(number, 1)}", "cores": 2, "gpu": None}
+        facts = json.loads(path.read_text()) | {"commit": f"c0de{number}", "hardware": machine}
+        results.write_json(path, facts)
+    page = write_report(tmp_path).read_text()
+    assert page.count("<span>make 0, 2 cores</span><span>make 1, 2 cores</span>") == 1
+    assert "c0de0, c0de1, c0de2" in page and "one machine" not in page
 
 
 def test_kept_results_are_tables_verdicts_and_provenance_without_places(runs, tmp_path):
@@ -148,6 +161,8 @@ def test_what_is_missing_depends_on_what_ran():
     ran = [{"notebook": "listening_test", "params": {"ratings": "folder"}}]
     assert any("nobody has rated" in line for line in missing([], {}))
     lines = missing(ran, {"embedder": "mine"})
+    assert any(line.endswith("takes no part in what is measured.") for line in lines)
+    assert any("the notebook speed" in line for line in missing([{"notebook": "speed"}], {}))
     assert not any("nobody has rated" in line for line in lines)
     assert any("mine" in line for line in lines)
     assert any(line.startswith("Not run:") and "listening" not in line for line in lines)

@@ -188,7 +188,7 @@ def notes(rows: DataFrame, facts: dict[str, Any], below: str = "") -> str:
         f"{base['reference_count']:g} held-out ones, {below}. Calls: network evaluations per clip.",
         "Distances depend on sample counts: real clips at the same count show what no model can be "
         "asked to beat. Presto-S and Presto-LS need no guidance; the base model and Presto-L use "
-        "CFG++ with w = 0.8.",
+        "CFG++ with the weight of their own config, or w = 0.8 where it has none.",
     ]
     if facts.get("preset", {}).get("warm_start"):
         said.append(
@@ -218,4 +218,4 @@ def _metric(row: Series, name: str) -> str:
     if name == "ratio":
         return f"{row[name]:.2f}"
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:.3g}<div class='small'>{low:.2g} – {high:.2g}</div>"
+    return f"{row[name]:.3g}<div class='small'>{low:.3g} – {high:.3g}</div>"

@@ -18,11 +18,13 @@ from presto_distill.lab.report.paper import differences
 from presto_distill.lab.report.pieces import (
     WORDS,
     badge,
+    commits_of,
     facts_of,
     grid,
     header,
     load_facts,
     load_tables,
+    machines,
     section,
 )
 
@@ -32,7 +34,12 @@ def sections(out: Path) -> list[str]:
     provenance = load_facts(out, "provenance")
     facts, tables = facts_of(provenance), load_tables(out)
     return [
-        header(facts, f"seed <b>{facts.get('params', {}).get('seed', '?')}</b>", "in one run"),
+        header(
+            facts,
+            provenance,
+            f"seed <b>{facts.get('params', {}).get('seed', '?')}</b>",
+            "in one run",
+        ),
         _mixture(provenance),
         required_section({"measured": required(tables, provenance) + import_time()}),
         results_section(tables, facts),
@@ -100,11 +107,10 @@ def _provenance(out: Path, provenance: list[dict], facts: dict[str, Any]) -> str
         "base model": f"{facts.get('params', {}).get('model')}, "
         f"{facts.get('teacher_parameters', 0) / 1e6:.1f} M parameters",
         "seed": facts.get("params", {}).get("seed"),
-        "CPU": machine.get("cpu"),
-        "cores, torch threads": f"{machine.get('cores')}, {machine.get('threads')}",
-        "GPU": machine.get("gpu") or "none",
+        "machine": "; ".join(machines(provenance)),
+        "torch threads": machine.get("threads"),
         "versions": ", ".join(f"{k} {v}" for k, v in facts.get("versions", {}).items()),
-        "commit": facts.get("commit") or "not a checkout",
+        "commit": ", ".join(commits_of(provenance)),
         "time": facts.get("time"),
         "preset": json.dumps(preset),
     }

@@ -26,11 +26,12 @@ def missing(provenance: list[dict], facts: dict[str, Any]) -> list[str]:
     ran = {item["notebook"]: item for item in provenance}
     lines = [
         "Not at hand: the paper's training data (3.6 K hours of licensed music), its model and "
-        "the size of it. Here a small model of rendered music is distilled for minutes to hours.",
+        f"the size of it.{_distilled(facts)}",
         "No CLAP numbers and no Song Describer: distances are measured on the embedder "
         f"{facts.get('embedder', 'of the model')}, compare models on this page only, and must "
         "never stand beside the paper's.",
-        "Clips are mono; mono to stereo takes no part in what is measured.",
+        "Clips are mono; mono to stereo takes no part in what is measured"
+        + (" but the times of the notebook speed." if "speed" in ran else "."),
         "Other systems stand beside these only as methods, trained from the same base model, "
         "unless a table names their own weights.",
     ]
@@ -40,6 +41,14 @@ def missing(provenance: list[dict], facts: dict[str, Any]) -> list[str]:
     if left:
         lines.append(f"Not run: {', '.join(left)}. What they ask is not answered here.")
     return lines
+
+
+def _distilled(facts: dict[str, Any]) -> str:
+    """What is distilled instead, as far as the facts say."""
+    if "teacher_parameters" not in facts:
+        return ""
+    millions, model = facts["teacher_parameters"] / 1e6, facts["params"]["model"]
+    return f" Here {model}, {millions:.1f} M parameters, is distilled."
 
 
 def _settings(facts: dict[str, Any]) -> list[list[str]]:

@@ -39,6 +39,18 @@ def facts_of(provenance: list[dict]) -> dict[str, Any]:
     return max(of_lab, key=lambda item: item["time"], default={})
 
 
+def machines(provenance: list[dict]) -> list[str]:
+    """What notebooks ran on, each machine once."""
+    found = [item["hardware"] for item in provenance]
+    named = [f"{m.get('gpu') or m.get('cpu', '?')}, {m.get('cores', '?')} cores" for m in found]
+    return list(dict.fromkeys(named))
+
+
+def commits_of(provenance: list[dict]) -> list[str]:
+    """The commits of the code that ran, each once."""
+    return list(dict.fromkeys(item.get("commit") or "not a checkout" for item in provenance))
+
+
 def load_tables(out: Path) -> dict[str, DataFrame]:
     """All tables of the notebooks that reached their end, named NOTEBOOK-NAME."""
     return {path.stem: pd.read_parquet(path) for path in _of_finished(out, "tables", "parquet")}
@@ -63,22 +75,21 @@ def interval(row: Series, name: str = "frechet_distance") -> str:
     return f"{row[name]:.3g} [{row[f'{name}_low']:.3g}, {row[f'{name}_high']:.3g}]"
 
 
-def header(facts: dict[str, Any], seeds: str, runs: str) -> str:
+def header(facts: dict[str, Any], provenance: list[dict], seeds: str, runs: str) -> str:
     """Title, what this is, and the facts that every number depends on."""
-    machine, preset = facts.get("hardware", {}), facts.get("preset", {})
+    preset = facts.get("preset", {})
     name, note = facts.get("params", {}).get("preset", "?"), ""
     if name == "smoke":
         note = (
             "<p class='note'>Preset smoke runs every part once on a handful of clips. It shows "
             "that everything works; its numbers mean nothing.</p>"
         )
-    where = machine.get("gpu") or machine.get("cpu", "?")
     chips = [
         f"preset <b>{escape(name)}</b>",
         seeds,
         f"<b>{preset.get('samples', '?')}</b> generated, <b>{facts.get('held_out_clips', '?')}</b> "
         "held-out clips",
-        f"<b>{escape(str(where))}</b>, {machine.get('cores', '?')} cores",
+        *map(escape, machines(provenance)),
         escape(str(facts.get("time", ""))),
     ]
     if "drawn_from" in facts:
@@ -86,7 +97,7 @@ def header(facts: dict[str, Any], seeds: str, runs: str) -> str:
     return (
         "<header><h1>Presto: fewer layers, fewer steps</h1>"
         "<p class='lead'>A base text-to-music diffusion model, distilled in layers (Presto-L), in "
-        f"steps (Presto-S) and in both (Presto-LS); measured on one machine {runs}.</p>"
+        f"steps (Presto-S) and in both (Presto-LS); measured {runs}.</p>"
         f"<p class='chips'>{''.join(f'<span>{chip}</span>' for chip in chips)}</p>{note}</header>"
     )
 

@@ -15,11 +15,13 @@ from presto_distill.lab.report.paper import differences
 from presto_distill.lab.report.pieces import (
     WORDS,
     badge,
+    commits_of,
     facts_of,
     grid,
     header,
     load_facts,
     load_tables,
+    machines,
     section,
 )
 
@@ -35,6 +37,7 @@ class Effect(NamedTuple):
 def sections(runs: dict[str, Path]) -> list[str]:
     """The body of the page of several runs, by seed."""
     provenance = {seed: load_facts(out, "provenance") for seed, out in runs.items()}
+    every = [item for items in provenance.values() for item in items]
     tables = {seed: load_tables(out) for seed, out in runs.items()}
     first, shown = next(iter(runs.items()))
     facts = facts_of(provenance[first])
@@ -44,13 +47,13 @@ def sections(runs: dict[str, Path]) -> list[str]:
         "seed-N/report.html.</p>"
     )
     return [
-        header(facts, f"seeds <b>{', '.join(runs)}</b>", f"with {len(runs)} seeds"),
+        header(facts, every, f"seeds <b>{', '.join(runs)}</b>", f"with {len(runs)} seeds"),
         _claims(claims(runs), list(runs)),
         _results(tables, facts),
         numbers.required_section(measured),
         media.audio(shown, load_facts(shown, "audio"), note),
         media.figures(load_facts(shown, "figures"), note),
-        differences([item for items in provenance.values() for item in items], facts),
+        differences(every, facts),
         _provenance(provenance),
     ]
 
@@ -90,11 +93,13 @@ def claims(runs: dict[str, Path]) -> list[dict[str, Any]]:
 
 
 def interval_over_seeds(effects: list[float | None]) -> Effect | None:
-    """Mean and 95 % t-interval; None with fewer than two seeds or where one has no number."""
+    """Mean and 95 % t-interval; None with fewer than two seeds, where one has no number, and where
+    all have the same: that seeds changed nothing says nothing of the next.
+    """
     from scipy.stats import t
 
     n = len(effects)
-    if n < 2 or any(effect is None for effect in effects):
+    if any(effect is None for effect in effects) or len(set(effects)) < 2:
         return None
     mean, spread = pd.Series(effects).mean(), pd.Series(effects).std(ddof=1)
     half = float(t.ppf(0.975, n - 1) * spread / math.sqrt(n))
@@ -169,9 +174,9 @@ def _claims(rows: list[dict[str, Any]], seeds: list[str]) -> str:
         "where that interval lies above 0 and does not where it lies below; claims of “equal or "
         "better” hold unless it lies below or a seed by itself says no, which with few seeds and a "
         "wide interval says little: look at the mean. Effects are positive where they speak for "
-        "the claim. Without an effect for every seed, seeds must agree. A claim that fails for one "
-        "small model may hold at the paper's scale, and the other way round. ✓ held, ✗ did not "
-        "hold, · not decided, – not run.</p>"
+        "the claim. Without an interval (an effect is missing, or the same in all seeds) seeds "
+        "must agree. A claim that fails for one small model may hold at the paper's scale, and the "
+        "other way round. ✓ held, ✗ did not hold, · not decided, – not run.</p>"
     )
     body = grid(head, cells) + note if cells else "<p>None.</p>"
     return section("Claims, tested here", body)
@@ -235,15 +240,14 @@ def _provenance(provenance: dict[str, list[dict]]) -> str:
     for seed, items in provenance.items():
         facts = facts_of(items)
         memory = [item["peak_memory_gb"] for item in items if item["peak_memory_gb"]]
-        machine = facts.get("hardware", {})
         lines.append(
             [
                 seed,
                 f"{len(items)}",
                 f"{sum(item['seconds'] for item in items) / 60:.1f} min",
                 f"{max(memory, default=float('nan')):.1f} GB",
-                escape(str(machine.get("gpu") or machine.get("cpu"))),
-                escape(str(facts.get("commit") or "not a checkout")),
+                escape("; ".join(machines(items))),
+                escape(", ".join(commits_of(items))),
                 escape(str(facts.get("time"))),
                 escape(str(facts.get("data"))),
             ]

@@ -11,7 +11,7 @@ import pytest
 from presto_distill.experiment import Lab
 from presto_distill.lab import runner
 from presto_distill.lab.execute import Task, execute
-from presto_distill.lab.inputs import inputs_digest
+from presto_distill.lab.inputs import code_digest, inputs_digest
 from presto_distill.lab.runner import run_notebooks
 
 
@@ -78,6 +78,15 @@ def test_inputs_are_cells_values_and_code_but_not_the_place(write, monkeypatch):
     before = inputs_digest(path, values)
     (clips / "a.wav").touch()
     assert inputs_digest(path, values) != before
+    monkeypatch.setenv("PRESTO_THEME", "dark")
+    assert first != inputs_digest(path, {"seed": 0, "out": "x"})
+    monkeypatch.delenv("PRESTO_THEME")
+    package = path.parent / "package"
+    package.mkdir()
+    monkeypatch.setattr("presto_distill.lab.inputs.resources.files", lambda name: package)
+    before = code_digest.__wrapped__()
+    (package / "page.html").touch()
+    assert code_digest.__wrapped__() != before
     monkeypatch.setattr("presto_distill.lab.inputs.code_digest", lambda: "other code")
     assert first != inputs_digest(path, {"seed": 0, "out": "x"})
 

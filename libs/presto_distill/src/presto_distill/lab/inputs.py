@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,8 @@ PACKAGES = ("presto_models", "presto_data", "presto_distill")
 
 
 def inputs_digest(notebook: Path, values: dict[str, Any]) -> str:
-    """Of a notebook's cells, its parameters, the packages' code, and the files parameters name.
+    """Of a notebook's cells, its parameters, the packages' code, the theme of figures, and the
+    files parameters name.
 
     Where results go (`out`) does not matter.
     """
@@ -22,6 +24,7 @@ def inputs_digest(notebook: Path, values: dict[str, Any]) -> str:
         "cells": ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"],
         "values": {name: value for name, value in values.items() if name != "out"},
         "code": code_digest(),
+        "theme": os.environ.get("PRESTO_THEME", "light"),
         "model": _model_files(str(values.get("model", ""))),
         "audio": _listing(values.get("audio")),
         "stored": _listing(values.get("stored")),
@@ -33,12 +36,14 @@ def inputs_digest(notebook: Path, values: dict[str, Any]) -> str:
 
 @cache
 def code_digest() -> str:
-    """Of every Python file of the three packages, whether committed or not."""
+    """Of every file of the three packages but bundled models, whether committed or not."""
     digest = hashlib.sha256()
     for package in PACKAGES:
         root = Path(str(resources.files(package)))
-        for path in sorted(root.rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+        for path in sorted(root.rglob("*")):
+            name = path.relative_to(root)
+            if path.is_file() and not {"__pycache__", "pretrained"} & set(name.parts):
+                digest.update(str(name).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

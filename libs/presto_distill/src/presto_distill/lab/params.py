@@ -114,7 +114,10 @@ class CombinedAcceleration(Params):
     steps: tuple[int, ...] = (1, 2, 4)  # of the few-step generators
     seconds: float = 10.0  # of the clips that are timed and kept as examples
     repeats: int = 3  # timings per point, of which the median counts
-    prompts: tuple[str, ...] = ("slow jazz with piano and upright bass",)
+    prompts: tuple[str, ...] = (
+        "slow jazz with piano and upright bass",
+        "fast techno with synth bass and drums",
+    )
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,10 @@ def test_what_cannot_be_done_is_said_in_one_line(presto, recordings, tmp_path):
     for words, reason in (
         (("encode", "--corpus", "nowhere", "--out", tmp_path), "no corpus 'nowhere'"),
         (("encode", "--corpus", "synthetic:0", "--out", tmp_path), "the corpus is empty"),
+        (
+            ("encode", "--corpus", "synthetic:1", "--out", tmp_path, "--workers", -1),
+            "workers must not be negative, got -1",
+        ),
         (("encode", "--corpus", recordings, "--out", tmp_path, "--strict"), "empty.wav"),
         (("encode", "--corpus", "synthetic:1", "--out", recordings / "wrong.flac"), "cannot write"),
         (("info", tmp_path), "no complete set of latents"),

@@ -34,7 +34,11 @@ def test_errors_are_those_of_the_change(monkeypatch):
     assert augmentation.worst(table, "cents") < augmentation.CENTS
     assert augmentation.worst(table, "milliseconds") < augmentation.MILLISECONDS
     monkeypatch.setattr(augmentation, "_changed", lambda sound, semitones, rate: sound)
-    assert augmentation.worst(augmentation.errors(instruments=1, hits=0), "cents") > 50
+    wrong = augmentation.errors(instruments=1, hits=1)
+    assert augmentation.worst(wrong, "cents") > 50
+    panel = augmentation.error_plot(wrong).axes[0]
+    seen = np.concatenate([line.get_ydata() for line in panel.lines])
+    assert abs(seen).max() < panel.get_ylim()[1], "what fails is seen"
 
 
 def test_nothing_appears_where_nobody_sits(clip):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from presto_distill.experiment import Lab
 from presto_distill.lab import plots, results, studies, widgets
 from presto_distill.lab.params import (
     Baselines,
@@ -17,6 +18,7 @@ from presto_distill.lab.params import (
     Params,
 )
 from presto_distill.lab.report import write_report
+from presto_distill.trainer import Diverged
 from presto_models import Sampling
 
 
@@ -85,6 +87,14 @@ def test_below_needs_intervals_that_do_not_overlap():
     assert studies.below(low, lost) and not studies.below(lost, low)
     assert studies.below(lost, lost) is None
     assert studies.state(lost) == "diverged"
+
+
+def test_where_all_variants_diverged_there_is_nothing_to_compare():
+    def train():
+        raise Diverged("dsm is nan at step 1")
+
+    with pytest.raises(ValueError, match="every variant diverged, a: dsm is nan at step 1"):
+        studies.ablate(Lab.__new__(Lab), {"a": train}, Sampling())
 
 
 def test_divergence_is_a_curve_that_ends_far_above_its_start():

@@ -40,6 +40,11 @@ def test_held_out_digits_are_legible_and_noise_is_not(data):
     assert (data.read(noise) == labels).double().mean() < 0.3
 
 
+def test_an_unknown_network_is_refused():
+    with pytest.raises(ValueError, match="unknown network 'lstm': choose from convolutions"):
+        digits.build("lstm", seed=0)
+
+
 def test_a_plain_network_goes_through_all_three_objectives(data):
     """Every model differs from the teacher, and what is drawn costs what its schedule says."""
     own = digits.convolutions()

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import subprocess
 
 import pandas as pd
 import pytest
 
 from presto_distill import cli
 from presto_distill.lab import plots, results
-from presto_distill.lab.params import Params
+from presto_distill.lab.params import Baselines, Params
 from presto_distill.lab.report import runs_of, seeds, write_report
 from presto_distill.lab.report.keep import keep_results
 from presto_distill.lab.report.paper import missing
@@ -145,6 +146,32 @@ def test_kept_results_are_tables_verdicts_and_provenance_without_places(runs, tm
         results.open_results(
             Params(preset="cpu", stored=str(tmp_path / "seed-1")), "combined_acceleration"
         )
+
+
+def test_folders_of_other_systems_are_kept_by_name(tmp_path):
+    rivals = Baselines(others=(("A", str(tmp_path / "clips")),))
+    keep = results.Results(tmp_path / "run", "baselines")
+    keep.save_table(pd.DataFrame({"x": [1]}), "others")
+    keep.save_provenance(rivals)
+    keep_results(tmp_path / "run", tmp_path / "kept")
+    facts = results.stored_facts(tmp_path / "kept", "baselines")
+    assert facts["params"]["others"] == [["A", "clips"]]
+    params = Baselines(out=str(tmp_path / "drawn"), stored=str(tmp_path / "kept"))
+    assert results.open_results(params, "baselines").has_stored("others")
+
+
+def test_the_commit_is_that_of_a_checkout_that_holds_the_code(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "provenance.py").touch()
+    monkeypatch.setattr("presto_distill.provenance.__file__", str(tmp_path / "provenance.py"))
+    git("init")
+    git("commit", "--allow-empty", "-m", "another project")
+    assert commit() is None
+    git("add", ".")
+    assert commit().endswith(" with local changes")
 
 
 def test_results_without_tables_or_too_large_are_not_kept(runs, tmp_path, monkeypatch):

@@ -72,6 +72,8 @@ def encode_corpus(
         raise ValueError("the corpus is empty")
     if batch_size < 1 or shard_clips < 1:
         raise ValueError(f"batch_size {batch_size} and shard_clips {shard_clips} must be >= 1")
+    if workers < 0:
+        raise ValueError(f"workers must not be negative, got {workers}")
     if hop_length is not None and hop_length < 1:
         raise ValueError(f"hop_length is {hop_length}; it must be at least 1")
     facts = {"corpus": corpus.key, "encoder": key, "hop_length": hop_length}

@@ -35,7 +35,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The checkout's commit, marked if files differ from it; None outside a checkout."""
+    """The checkout's commit, marked if files differ from it; None outside a checkout.
+
+    A virtual environment inside another project's repository is outside.
+    """
 
     def git(*words: str) -> str:
         folder = Path(__file__).parent
@@ -44,12 +47,12 @@ def commit() -> str | None:
         )
         return done.stdout.strip()
 
-    return _guess(
-        lambda: (
-            git("rev-parse", "--short", "HEAD")
-            + (" with local changes" if git("status", "--porcelain", "-uno") else "")
-        )
-    )
+    def ask() -> str:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        changed = " with local changes" if git("status", "--porcelain", "-uno") else ""
+        return git("rev-parse", "--short", "HEAD") + changed
+
+    return _guess(ask)
 
 
 def peak_memory_gb() -> float | None:

@@ -140,7 +140,8 @@ def error_plot(table: DataFrame) -> Figure:
             places = np.arange(len(mine)) + 0.12 * (i - (len(named) - 1) / 2)
             ax.plot(places, mine["error"], "o", ms=5.5, color=COLOURS[i], label=instrument)
         ax.set_xticks(range(len(AMOUNTS)), [_name(*amount) for amount in AMOUNTS], fontsize=9)
-        ax.set(ylabel=f"error in {measure}", ylim=(-1.45 * bar, 1.45 * bar), title=title)
+        limit = 1.45 * max(bar, rows["error"].abs().max())
+        ax.set(ylabel=f"error in {measure}", ylim=(-limit, limit), title=title)
         ax.grid(visible=False, axis="x")
         ax.legend(frameon=False, fontsize=8.5, ncols=3, loc="lower left", borderaxespad=0)
     return fig

@@ -173,6 +173,8 @@ NETWORKS = {"convolutions": convolutions, "transformer": transformer}
 
 
 def build(name: str, *, seed: int) -> Own:
-    """One of NETWORKS, with weights that the seed decides."""
+    """One of NETWORKS, with weights that the seed decides; ValueError names them."""
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
     torch.manual_seed(seed)
     return NETWORKS[name]()

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 DPI = 160  # of figures as png
 Rule = Literal["above", "not below"]
-PLACES = ("out", "audio", "model", "stored", "ratings")  # parameters that name one machine's files
+# Parameters that name one machine's files.
+PLACES = ("out", "audio", "model", "stored", "ratings", "others")
 
 
 @dataclass(frozen=True)

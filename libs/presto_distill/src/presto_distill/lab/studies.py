@@ -152,7 +152,8 @@ def ablate(
     """Train and measure each variant: its quality, one row per sampling, and the runs that
     finished.
 
-    A variant whose losses stop being finite is a result, not an error: its row says when.
+    A variant whose losses stop being finite is a result, not an error: its row says when. Raises
+    ValueError where that is all of them.
     """
     rows, runs = [], {}
     for name, train in variants.items():
@@ -167,6 +168,8 @@ def ablate(
         first, last = growth(records)
         facts = {"updates": len(records), "growth": last / first, "diverged": divergence(records)}
         rows += table.assign(**facts).to_dict("records")
+    if not runs:
+        raise ValueError(f"every variant diverged, {rows[0]['model']}: {rows[0]['diverged']}")
     # A first variant that diverged must not hide the columns of the others.
     columns = max(rows, key=len).keys()
     return DataFrame(rows, columns=columns), runs

@@ -59,7 +59,8 @@ def _files(run: Path) -> list[Path]:
 def _without_places(facts: dict) -> dict:
     """Provenance without the folders of one machine: names are all that matters elsewhere."""
     params = dict(facts["params"])
-    for name in PLACES:
-        if name in params:
-            params[name] = Path(params[name] or "").name
+    for name in params.keys() & set(PLACES) - {"others"}:
+        params[name] = Path(params[name] or "").name
+    if "others" in params:
+        params["others"] = [(name, Path(folder).name) for name, folder in params["others"]]
     return {**facts, "params": params}

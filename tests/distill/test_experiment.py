@@ -186,7 +186,7 @@ def test_other_recordings_of_the_same_name_and_number_are_other_data(model, tmp_
     assert [len(part) for part in lab.music] == [20, 6]
 
 
-def test_runs_and_scores_know_of_all_networks_they_depend_on(model, tmp_path):
+def test_runs_and_scores_know_of_all_they_depend_on(model, tmp_path, monkeypatch):
     lab, changed = Lab.open(smoke(), out=tmp_path, model=model), {}
     for name in ("teacher", "text", "embedder"):
         other = copy.copy(lab)
@@ -199,6 +199,9 @@ def test_runs_and_scores_know_of_all_networks_they_depend_on(model, tmp_path):
         changed[name] = [a != b for a, b in zip(keys, theirs, strict=True)]
     assert changed == {"teacher": [True] * 2, "text": [True] * 2, "embedder": [False, True]}
     assert other.embedder.name != lab.embedder.name  # printed beside numbers
+    sampled = lab._scored(None, Sampling(steps=1), 0)
+    monkeypatch.setattr("presto_distill.experiment.code_digest", lambda package: "a mended sampler")
+    assert lab._scored(None, Sampling(steps=1), 0) != sampled
 
 
 def test_base_training_continues_a_copy(model, tmp_path):

@@ -11,8 +11,9 @@ import pytest
 from presto_distill.experiment import Lab
 from presto_distill.lab import runner
 from presto_distill.lab.execute import Task, execute
-from presto_distill.lab.inputs import code_digest, inputs_digest
+from presto_distill.lab.inputs import inputs_digest
 from presto_distill.lab.runner import run_notebooks
+from presto_distill.provenance import code_digest
 
 
 @pytest.fixture
@@ -83,11 +84,11 @@ def test_inputs_are_cells_values_and_code_but_not_the_place(write, monkeypatch):
     monkeypatch.delenv("PRESTO_THEME")
     package = path.parent / "package"
     package.mkdir()
-    monkeypatch.setattr("presto_distill.lab.inputs.resources.files", lambda name: package)
-    before = code_digest.__wrapped__()
+    monkeypatch.setattr("presto_distill.provenance.resources.files", lambda name: package)
+    before = code_digest.__wrapped__("package")
     (package / "page.html").touch()
-    assert code_digest.__wrapped__() != before
-    monkeypatch.setattr("presto_distill.lab.inputs.code_digest", lambda: "other code")
+    assert code_digest.__wrapped__("package") != before
+    monkeypatch.setattr("presto_distill.lab.inputs.code_digest", lambda package: "other code")
     assert first != inputs_digest(path, {"seed": 0, "out": "x"})
 
 

@@ -32,6 +32,7 @@ from presto_distill.metrics import Scores, evaluate
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
 from presto_distill.objectives.regression import RegressionConfig, Trajectories, kept, solve
 from presto_distill.presets import Preset, Stage
+from presto_distill.provenance import code_digest
 from presto_distill.streams import conditioned
 from presto_distill.trainer import Stream, Trainer
 from presto_models import Autoencoder, PrestoDenoiser, TextEncoder
@@ -317,6 +318,7 @@ class Lab:
     def _scored(self, model: Run | None, sampling: Sampling, draw: int) -> Path:
         facts = {"run": model.key if model else "base", "sampling": sampling}
         facts |= {"noise": self._noise(draw), "embedder": self._digests["embedder"]}
+        facts |= {"sampler": code_digest("presto_models")}  # unlike trainings, cheap to make anew
         return self._folder("scores", facts)[1]
 
     def _noise(self, draw: int) -> int:

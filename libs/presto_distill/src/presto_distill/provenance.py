@@ -6,6 +6,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,17 @@ def hardware() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+@cache
+def code_digest(package: str) -> str:
+    """Of every file of a package but bundled models, whether committed or not."""
+    root, digest = Path(str(resources.files(package))), sha256()
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        if path.is_file() and not {"__pycache__", "pretrained"} & set(name.parts):
+            digest.update(str(name).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def commit() -> str | None:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from presto_distill.provenance import code_digest
 
 PACKAGES = ("presto_models", "presto_data", "presto_distill")
 
@@ -23,7 +24,7 @@ def inputs_digest(notebook: Path, values: dict[str, Any]) -> str:
     facts = {
         "cells": ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"],
         "values": {name: value for name, value in values.items() if name != "out"},
-        "code": code_digest(),
+        "code": [code_digest(package) for package in PACKAGES],
         "theme": os.environ.get("PRESTO_THEME", "light"),
         "model": _model_files(str(values.get("model", ""))),
         "audio": _listing(values.get("audio")),
@@ -32,19 +33,6 @@ def inputs_digest(notebook: Path, values: dict[str, Any]) -> str:
         "others": [_listing(folder) for _, folder in values.get("others", ())],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@cache
-def code_digest() -> str:
-    """Of every file of the three packages but bundled models, whether committed or not."""
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        root = Path(str(resources.files(package)))
-        for path in sorted(root.rglob("*")):
-            name = path.relative_to(root)
-            if path.is_file() and not {"__pycache__", "pretrained"} & set(name.parts):
-                digest.update(str(name).encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @cache

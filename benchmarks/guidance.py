@@ -23,7 +23,7 @@ matplotlib.use("agg")
 SCORES = ("frechet_distance", "clap_score", "recall")
 SCALES = {
     "unguided": "unguided",
-    **{f"{scale:g}": f"CFG++ {scale:g}" for scale in (0.4, 0.6, 0.8, 1)},
+    **{f"{scale:g}": f"CFG++ {scale:g}" for scale in (0.4, 0.6, 0.8)},
 }
 OWN = {"base": "0.8", "Presto-L": "0.6"}  # systems of `model_card.py` without a scale in their name
 

@@ -27,7 +27,7 @@ def test_flops_of_a_step_are_those_of_its_blocks():
 
 def test_the_bundled_model_is_described_part_by_part():
     text, size = describe("presto-small"), replace(micro(), frame_rate=44_100 / 2048)
-    assert "base: PrestoDenoiser, 3,376,576 parameters, licence Apache-2.0" in text
+    assert "base: PrestoDenoiser, 3,379,776 parameters, licence Apache-2.0" in text
     assert f"16 blocks, {step_flops(size, 16) / 1e9:.2f} GFLOP a step" in text
     for scale in (0.8, 0.6):  # base and layers
         assert f"  guided by CFG++ {scale} for sigma 0 to 20 unless told otherwise" in text

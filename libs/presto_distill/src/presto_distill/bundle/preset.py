@@ -83,7 +83,7 @@ class BundlePreset:
 
 
 def cpu() -> BundlePreset:
-    """Two CPU cores, over night. What is bundled is older in parts: docs/model_card.md."""
+    """Two CPU cores, over night: what is bundled."""
     return BundlePreset()
 
 

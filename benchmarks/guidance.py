@@ -68,8 +68,9 @@ def draw(table: pd.DataFrame) -> Figure:
         look = {"color": colour, "alpha": 0.45 if seed else 1}
         ax.plot("clap_score", "frechet_distance", "o-", data=rows, label=name, **look)
         for row in rows.itertuples() if not seed else ():
-            place, below = (row.clap_score, row.frechet_distance), (4, -12)
-            ax.annotate(row.scale, place, below, textcoords="offset points", color=colour)
+            place = (row.clap_score, row.frechet_distance)
+            beside = (4, -12) if model == "base" else (-6, 7)
+            ax.annotate(row.scale, place, beside, textcoords="offset points", color=colour)
     ax.margins(y=0.12)
     ax.set(
         xlabel="prompt similarity (higher is better)", ylabel="Fréchet distance (lower is better)"

@@ -126,8 +126,10 @@ def main(
     codec = Autoencoder.from_pretrained(find_snapshot(model) / "codec")
     through = (codec.decode(codec.encode(clip.mono().audio)) for clip in asked)
     write_folder(out / "held-out songs through the codec", clips, lambda: through)
+    with_key = Pipeline.from_pretrained(model, variant="base").denoiser.config.dit.key
+    texts = [prompt(clip.metadata, clip.caption, with_key) for clip in asked]
     for name, system in systems.items():
-        write_folder(out / name, clips, lambda s=system: played(model, s, asked))
+        write_folder(out / name, clips, lambda s=system: played(model, s, texts))
 
     names = ["held-out songs", "held-out songs through the codec", *systems]
     tables = {name: measured(out, name, asked) for name in names}
@@ -164,11 +166,9 @@ def prompt(facts: Metadata, caption: str, with_key: bool) -> str:
     return f"{caption} --bpm {facts.tempo:g}{key}"
 
 
-def played(model: str, system: System, asked: list[Clip], batch: int = 8) -> Iterator[Tensor]:
+def played(model: str, system: System, texts: list[str], batch: int = 8) -> Iterator[Tensor]:
     """What a model makes of each prompt (1, s), clip i from seed i."""
     pipeline = Pipeline.from_pretrained(model, variant=system.variant)
-    with_key = pipeline.denoiser.config.dit.key
-    texts = [prompt(clip.metadata, clip.caption, with_key) for clip in asked]
     for first in range(0, len(texts), batch):
         some = texts[first : first + batch]
         yield from pipeline(some, seconds=SECONDS, sampling=system.sampling, seed=first).audios

@@ -185,17 +185,18 @@ def open_results(params: Params, notebook: str) -> Results:
             raise ValueError(f"{stored} was made with {name} {made[name]!r}: set {name} to that")
     out = Path(params.out)
     if not (stored and out.resolve() == stored.resolve()):  # drawn again where they lie
-        _provenance(out, notebook).unlink(missing_ok=True)
+        provenance_file(out, notebook).unlink(missing_ok=True)
     return Results(out, notebook, stored)
 
 
 def stored_facts(stored: Path, notebook: str) -> dict[str, Any]:
     """The provenance of a notebook in a folder of results; empty where there is none."""
-    path = _provenance(stored, notebook)
+    path = provenance_file(stored, notebook)
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _provenance(out: Path, notebook: str) -> Path:
+def provenance_file(out: Path, notebook: str) -> Path:
+    """What says that a notebook's results in a folder are whole, and what made them."""
     return out / "provenance" / f"{notebook}-run.json"
 
 

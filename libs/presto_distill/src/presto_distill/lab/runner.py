@@ -15,7 +15,7 @@ from typing import Any
 from presto_data.encode import claimed
 from presto_distill.lab.execute import Failure, Task, Worker, execute
 from presto_distill.lab.inputs import inputs_digest
-from presto_distill.lab.results import PLACES, stored_facts, write_json
+from presto_distill.lab.results import PLACES, provenance_file, stored_facts, write_json
 from presto_distill.presets import preset as find_preset
 from presto_models.snapshot import is_bundled
 
@@ -129,7 +129,7 @@ def run_notebooks(
     for number, (task, failure, start, seconds) in enumerate(_run(todo, jobs, progress), 1):
         failures += [failure] if failure else []
         if failure:  # what it left is no whole result, whatever an earlier run says of it
-            (out / "provenance" / f"{task.name}-run.json").unlink(missing_ok=True)
+            provenance_file(out, task.name).unlink(missing_ok=True)
         else:
             _remove_stale(out, task.name, start)
         _write_log(out, task.name, seconds, failure, digests[task.name])

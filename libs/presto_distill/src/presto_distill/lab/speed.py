@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from statistics import median
 
 import pandas as pd
@@ -17,7 +16,7 @@ from torch import Tensor
 from presto_distill.experiment import Lab
 from presto_distill.lab.params import Speed
 from presto_distill.lab.plots import COLOURS, OF_MODEL, canvas, colour_of, plain_log
-from presto_distill.lab.studies import Entry, pipeline_of
+from presto_distill.lab.studies import Entry, pipeline_of, warm_up
 from presto_distill.metrics import LatentStatistics, Score, evaluate
 from presto_distill.metrics.clap_score import prompt_similarity
 from presto_distill.metrics.scores import mean_scores
@@ -83,8 +82,7 @@ def _timed(
             for entry, pipeline in zip(entries, pipelines, strict=True):
                 pipeline.stereo = stereo
                 pipeline.to(device)
-                # What only a first call pays is not speed; four steps are enough to pay it.
-                pipeline(params.prompt, seconds=1.0, sampling=replace(entry.sampling, steps=4))
+                warm_up(pipeline, params.prompt, entry.sampling)
             for batch in batches:
                 for number in range(repeats):
                     for entry, pipeline in zip(entries, pipelines, strict=True):

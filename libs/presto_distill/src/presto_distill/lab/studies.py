@@ -122,8 +122,7 @@ def latency(
     """
     pipelines = [pipeline_of(lab, entry.run) for entry in entries]
     for entry, pipeline in zip(entries, pipelines, strict=True):
-        # What only a first call pays is not speed; four steps are enough to pay it.
-        pipeline(prompt, seconds=1.0, sampling=replace(entry.sampling, steps=4))
+        warm_up(pipeline, prompt, entry.sampling)
     laps = []
     for number in range(repeats):
         for entry, pipeline in zip(entries, pipelines, strict=True):
@@ -135,6 +134,11 @@ def latency(
             ]
     keys = ["model", "steps", "audio_seconds", "stage"]
     return DataFrame(laps).groupby(keys, sort=False)["seconds"].median().reset_index()
+
+
+def warm_up(pipeline: Pipeline, prompt: str, sampling: Sampling) -> None:
+    """Pay what only a first call pays, which is not speed; four steps are enough."""
+    pipeline(prompt, seconds=1.0, sampling=replace(sampling, steps=4))
 
 
 def speed(stages: DataFrame) -> DataFrame:

@@ -2,6 +2,9 @@
 show and run what they say, for one call and one copy only."""
 
 import copy
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -307,6 +310,27 @@ def test_taps_that_do_not_exist_are_refused(plain):
 
 
 # ---------------------------------------------------------------------- blocks
+
+
+def test_threads_take_turns(plain):
+    """One within a call, another that wants fewer blocks: both get theirs, and no block is lost."""
+    dropping, inside = DropBlocks(plain, "inner.blocks"), threading.Event()
+    alone = [dropping(*CALL, budget=budget) for budget in (4, 2)]
+
+    def linger(*_):
+        if not inside.is_set():
+            inside.set()
+            time.sleep(0.2)  # long enough for the other to come in, if it could
+
+    plain.inner.enter.register_forward_hook(linger)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(dropping, *CALL, budget=4)
+        inside.wait()
+        second = pool.submit(dropping, *CALL, budget=2)
+        together = [first.result(), second.result()]
+    assert dropping.depth == DEPTH
+    for a, b in zip(together, alone, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("drop", ["shifted", "tail"])

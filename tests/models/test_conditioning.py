@@ -102,6 +102,12 @@ def test_word_order_and_only_the_first_words_count(encoder):
     assert not torch.allclose(encoder(["bass drum"])[0].sum(1), encoder(["drum bass"])[0].sum(1))
 
 
+def test_a_prompt_without_a_word_is_no_secret(encoder):
+    with pytest.warns(UserWarning, match="prompt '🎸!' has no word that is read"):
+        _, mask = encoder(["🎸!", "bass"])
+    assert mask.sum(1).tolist() == [0, 1]
+
+
 def test_pool_is_the_mean_over_the_tokens_that_are_there():
     text = torch.tensor([[[1.0], [3.0], [100.0]], [[5.0], [6.0], [7.0]]])
     mask = torch.tensor([[True, True, False], [False, False, False]])

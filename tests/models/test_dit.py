@@ -50,6 +50,15 @@ def calls_per_block(denoiser) -> list[int]:
     return counts
 
 
+def test_without_noise_the_denoiser_returns_its_input(tiny_denoiser, x, cond):
+    assert torch.equal(tiny_denoiser()(x, torch.zeros(BATCH), cond), x)
+
+
+def test_a_schedule_beyond_the_depth_is_refused(tiny_denoiser):
+    with pytest.raises(ValueError, match=r"budgets must be within 1\.\.4 blocks, got 5"):
+        tiny_denoiser(schedule=LayerSchedule((0.5,), (5, 2)))
+
+
 def test_a_new_network_says_nothing(x):
     """Its output is zero, so the denoiser starts as c_skip x, the best linear guess."""
     F_x = DiT(DiTConfig(channels=CHANNELS, width=16, depth=2, heads=2))(x, SIGMA.log() / 4)

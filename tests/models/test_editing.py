@@ -44,6 +44,16 @@ def noise():
     return torch.randn(2, 3, 10, generator=rng(2))
 
 
+def test_guided_by_cfg_plus_plus_the_kept_part_is_noised_likewise(clip, noise):
+    sigmas, edit = karras_sigmas(8), continuation(clip, frames=10)
+    D, start = edit.applied(
+        cfg_pp(lambda x, sigma, c: c * shrink(x, sigma), 0.8, lambda c: 0), noise
+    )
+    for step, sigma in zip(euler(D, start, sigmas, 1), sigmas[1:].tolist(), strict=False):
+        expected = clip + sigma * noise[..., :6]
+        torch.testing.assert_close(step.x[..., :6], expected, rtol=1e-5, atol=3e-5)
+
+
 @pytest.mark.parametrize("name", [*SOLVERS, "cfg++", "multistep"])
 def test_a_continuation_returns_its_beginning_bit_for_bit(name, clip, noise):
     edit = continuation(clip, frames=10)

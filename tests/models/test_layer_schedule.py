@@ -9,10 +9,10 @@ from presto_models.layer_schedule import (
     LayerSchedule,
     ScheduledDenoiser,
     ase_schedule,
+    check_budgets,
     kept_blocks,
     presto_schedule,
     quantile_schedule,
-    sigma_schedule,
 )
 
 
@@ -103,10 +103,10 @@ def test_scheduled_denoiser_asks_for_each_samples_budget():
     assert asked == [([2, 4, 2], "c")]
 
 
-def test_bins_of_noise_are_equally_wide_in_its_logarithm():
-    schedule = sigma_schedule((4, 3, 2), 0.01, 10.0)
-    assert schedule.edges == pytest.approx((0.1, 1.0))
-    assert schedule.budgets == (4, 3, 2)
+@pytest.mark.parametrize("budgets", [torch.tensor([4, 2]), torch.tensor(4)])
+def test_each_sample_needs_a_budget_of_its_own(budgets):
+    with pytest.raises(ValueError, match=r"budgets of shape .* for 3 samples"):
+        check_budgets(budgets, 3)
 
 
 def test_a_milder_schedule_drops_half_as_many():

@@ -86,7 +86,11 @@ def test_bfloat16_halves_the_file_and_loads_as_float32(model, folder, tmp_path):
 
 def test_a_folder_beside_you_is_not_taken_for_the_bundled_model(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model.save_pretrained("presto-small/base")
+    with pytest.raises(
+        SnapshotError, match=r"is the name of a bundled model: save to \./presto-sm"
+    ):
+        model.save_pretrained("presto-small/base")
+    model.save_pretrained("./presto-small/base")
     for name in ("./presto-small", Path("presto-small"), tmp_path / "presto-small"):
         own = PrestoDenoiser.from_pretrained(find_snapshot(name) / "base")
         assert own.digest == model.digest
@@ -151,6 +155,12 @@ def test_another_class_is_refused(folder):
 def test_a_config_of_another_shape_is_refused(folder, change, reason):
     edit_header(folder, change)
     assert reason in one_line(folder)
+
+
+def test_sigma_data_is_of_the_config(model, tmp_path):
+    other = PrestoDenoiser(dataclasses.replace(model.config, sigma_data=2.0))
+    other.save_pretrained(tmp_path / "other")
+    assert PrestoDenoiser.from_pretrained(tmp_path / "other").sigma_data == other.sigma_data == 2.0
 
 
 def test_nested_configs_survive_json():

@@ -108,7 +108,7 @@ def test_what_cannot_be_is_refused(stereo):
     for width in (-0.1, math.inf, math.nan):
         with pytest.raises(ValueError, match="width must be at least 0"):
             stereo(noise(1, 1, 100), width=width)
-    with pytest.raises(ValueError, match=r"mid must be \[b, 1, s\]"):
+    with pytest.raises(ValueError, match=r"mid must be floats \[b, 1, s\]"):
         stereo(torch.zeros(1, 1, 0))
     with pytest.raises(ValueError, match="window_length must be even, got 255"):
         MonoToStereoConfig(window_length=255)

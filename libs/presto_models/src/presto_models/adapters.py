@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from presto_models.denoiser import Cond, Hidden, Tap, pass_on_facts
 from presto_models.edm import Precondition
-from presto_models.hooks import find_submodule, only_blocks, watch
-from presto_models.layer_schedule import Drop, kept_blocks
+from presto_models.hooks import find_submodule, one_at_a_time, only_blocks, watch
+from presto_models.layer_schedule import Drop, check_budgets, kept_blocks
 
 Time = Callable[[Float[Tensor, " b"]], Tensor]  # noise level -> what the network calls time
 Form = Callable[[Float[Tensor, " b"]], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -171,6 +171,7 @@ class FeatureTap(nn.Module):
         """The hidden states alone; the pass ends at the last one needed."""
         return _as_asked(self._run(x, sigma, cond, tap, {}, stop=True)[0], tap)
 
+    @one_at_a_time
     def _run(self, x, sigma, cond, tap: Tap | None, options: dict, stop: bool = False):
         """Hidden states by tap, and the denoised latent unless the pass was stopped before it."""
         wanted = _as_tuple(tap)
@@ -196,7 +197,8 @@ class DropBlocks(nn.Module):
     For networks that walk through the list, each block turning a hidden state into one of the same
     shape. `tap` is the index of a block, -1 the last one that runs, whose output enters what
     follows; its channels are where `channels` says. A network that should know its budget must take
-    it itself: an embedding of it cannot be put in from outside.
+    it itself: an embedding of it cannot be put in from outside. Checkpointing
+    block by block is fine; of the whole walk it is not, which the backward pass repeats in full.
     """
 
     def __init__(
@@ -247,6 +249,7 @@ class DropBlocks(nn.Module):
         """The full network's hidden state after block `tap`; no later block runs."""
         return _as_asked(self._run(x, sigma, cond, tap=tap, stop=True)[0], tap)
 
+    @one_at_a_time
     def _run(self, x, sigma, cond, *, budget=None, tap=None, options=None, stop=False):
         blocks, wanted = self.blocks, _as_tuple(tap)
         kept = kept_blocks(len(blocks) if budget is None else budget, len(blocks), self.drop)
@@ -262,6 +265,7 @@ class DropBlocks(nn.Module):
 def _grouped(denoiser: nn.Module, inputs: tuple):
     """Run each budget's samples together and put them back in order."""
     budget = inputs[-1]["budget"]
+    check_budgets(budget, len(inputs[0]))
     groups = [(budget == n).nonzero().squeeze(1) for n in budget.unique()]
     parts = []
     for rows in groups:
@@ -277,5 +281,8 @@ def _as_tuple(tap: Tap | None) -> tuple[int, ...]:
 
 def _as_asked(seen: dict[int, Tensor], tap: Tap) -> Hidden:
     if missing := [i for i in _as_tuple(tap) if i not in seen]:
-        raise ValueError(f"tap {missing[0]}: the pass did not come through its module")
+        raise ValueError(
+            f"tap {missing[0]}: the pass did not come through its module (in a network compiled "
+            "as a whole no hook is called: compile its blocks)"
+        )
     return tuple(seen[i] for i in tap) if isinstance(tap, tuple) else seen[tap]

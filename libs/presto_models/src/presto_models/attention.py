@@ -61,8 +61,6 @@ def rotary_table(
     head_width: int,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-    *,
-    base: float = 10_000.0,
 ) -> Float[Tensor, "n e"]:
     """cos and sin, side by side, of the rotation angles for positions 0..n-1 (Su et al. 2021).
 
@@ -76,15 +74,15 @@ def rotary_table(
         or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
     )
     make = _rotary_table.__wrapped__ if passing else _rotary_table
-    return make(n, head_width, device, dtype, base)
+    return make(n, head_width, device, dtype)
 
 
 @functools.lru_cache(maxsize=32)
 def _rotary_table(
-    n: int, head_width: int, device: torch.device | None, dtype: torch.dtype, base: float
+    n: int, head_width: int, device: torch.device | None, dtype: torch.dtype
 ) -> Tensor:
     with torch.inference_mode(False):  # a table made while sampling serves training too
-        frequency = base ** -(torch.arange(0, head_width, 2, device=device) / head_width)
+        frequency = 10_000.0 ** -(torch.arange(0, head_width, 2, device=device) / head_width)
         angle = torch.arange(n, device=device)[:, None] * frequency
         return torch.cat([angle.cos(), angle.sin()], dim=-1).to(dtype)
 

@@ -153,6 +153,8 @@ class Autoencoder(Snapshot, nn.Module):
         self, audio: Float[Tensor, "b s"], *, chunk: int = CHUNK
     ) -> tuple[Float[Tensor, "b c t"], Float[Tensor, "b c t"]]:
         """Mean and standard deviation of the latent, in units where the corpus has `sigma_data`."""
+        if not audio.is_floating_point():
+            raise ValueError(f"audio must be floats in [-1, 1], got {audio.dtype}")
         hop = self.hop_length
         # Frames reach into the latent frames around theirs, the network `depth` further.
         reach = math.ceil(self.margin / hop) + self.config.depth

@@ -107,7 +107,8 @@ class CrossAttention(nn.Module):
 def normalised(x: Float[Tensor, "*b n e"], gain: Tensor | None = None) -> Float[Tensor, "*b n e"]:
     """x over its root mean square, times a learned gain (QK-norm keeps logits bounded)."""
     if x.is_cpu:  # where rms_norm goes over x several times more
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
         scale = (norm.square() / x.shape[-1] + torch.finfo(torch.float32).eps).rsqrt()
         x_hat = x * scale.to(x.dtype)
     else:

@@ -211,6 +211,8 @@ class TextEncoder(nn.Module, Snapshot):
             words, room = split_words(caption), self.config.max_tokens
             if len(words) > room:
                 warn_truncated(words[room - 1], room, len(words))
+            if caption.strip() and not words:
+                warnings.warn(f"prompt {caption!r} has no word that is read", stacklevel=2)
             pieces.append([self._pieces(word) for word in words[:room]])
         longest = max(1, max(map(len, pieces)))
         flat = [piece for words in pieces for piece in words]

@@ -16,7 +16,7 @@ from presto_models.blocks import Beats, Block, Fourier
 from presto_models.conditioning import Condition, Metadata
 from presto_models.denoiser import Hidden, Tap
 from presto_models.edm import SIGMA_DATA, Precondition
-from presto_models.layer_schedule import Drop, LayerSchedule, kept_blocks
+from presto_models.layer_schedule import Drop, LayerSchedule, check_budgets, kept_blocks
 from presto_models.snapshot import Snapshot
 
 
@@ -141,6 +141,7 @@ class DiT(nn.Module):
         `c_noise_to`: where a jump is to end, if the network was built with `trajectory`.
         """
         if isinstance(budget, Tensor):  # largest first: a block then runs for the first n samples
+            check_budgets(budget, x.shape[0])
             order = budget.argsort(descending=True, stable=True)
             inputs = tree_map_only(Tensor, lambda v: v[order], (x, c_noise, cond, c_noise_to))
             out = self._forward(*inputs, budgets=budget[order], tap=tap)
@@ -221,7 +222,7 @@ class DiT(nn.Module):
     def _counts(self, budgets: int | Tensor, batch: int) -> list[int]:
         """For each block, how many of the batch's samples keep it."""
         depth, drop = self.config.depth, self.config.drop
-        if isinstance(budgets, int):
+        if not isinstance(budgets, Tensor):
             kept = kept_blocks(budgets, depth, drop)
             return [batch if i in kept else 0 for i in range(depth)]
         counts = [0] * depth
@@ -287,6 +288,8 @@ class PrestoDenoiser(Precondition, Snapshot):
     """
 
     def __init__(self, config: PrestoDenoiserConfig):
+        if config.schedule is not None:
+            config.schedule.within(config.dit.depth)
         super().__init__(DiT(config.dit), config.sigma_data, config.boundary)
         self.config = config
 

@@ -46,8 +46,7 @@ def variation(clip: Float[Tensor, "b c t"], *, strength: float) -> Edit:
     `strength` in (0, 1] is the place of the first noise level on Karras' grid (rho = 7): near 0
     the clip comes back, 1 forgets it. How it maps to a noise level is our choice.
     """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength must be above 0 and at most 1, got {strength:g}")
+    check_strength(strength)
     sigma = KarrasUniform().quantile(torch.tensor(strength, dtype=torch.float64)).item()
     return Edit(clip, torch.zeros(clip.shape[-1], dtype=torch.bool, device=clip.device), sigma)
 
@@ -83,14 +82,20 @@ def starting_from(
     return noise + clip / sigma
 
 
+def check_strength(strength: float) -> None:
+    """ValueError for a place that Karras' grid has not."""
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be above 0 and at most 1, got {strength:g}")
+
+
 def check_edit(
     given: bool, *, strength: float | None, keep_seconds: float | None, seconds: float
 ) -> None:
     """ValueError unless audio is `given` with one thing to do to it, or neither is."""
     if (strength is not None) + (keep_seconds is not None) != given:
         raise ValueError("audio to start from and one of strength and keep_seconds go together")
-    if strength is not None and not 0 < strength <= 1:
-        raise ValueError(f"strength must be above 0 and at most 1, got {strength:g}")
+    if strength is not None:
+        check_strength(strength)
     if keep_seconds is not None and not 0 < keep_seconds < seconds:
         raise ValueError(
             f"keep_seconds must be above 0 and below the clip's {seconds:g} s, got {keep_seconds:g}"

@@ -23,7 +23,8 @@ def scalings(
     """
     total, above = (sigma**2 + sigma_data**2).sqrt(), sigma - boundary
     c_skip = sigma_data**2 / (above**2 + sigma_data**2)
-    return c_skip, above * sigma_data / total, 1 / total, sigma.log() / 4
+    c_noise = sigma.clamp(min=torch.finfo(sigma.dtype).tiny).log() / 4  # finite at 0 too
+    return c_skip, above * sigma_data / total, 1 / total, c_noise
 
 
 def loss_weight(sigma: Float[Tensor, " b"], sigma_data: float = SIGMA_DATA) -> Float[Tensor, " b"]:

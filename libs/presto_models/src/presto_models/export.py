@@ -130,12 +130,14 @@ def _export(
         }
 
     training = {part: part.training for part in module.modules()}
-    with torch.no_grad():
-        program = torch.export.export(
-            module.eval(), inputs, dynamic_shapes=tuple(map(free, shapes)), strict=False
-        )
-    for part, mode in training.items():
-        part.training = mode
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                module.eval(), inputs, dynamic_shapes=tuple(map(free, shapes)), strict=False
+            )
+    finally:
+        for part, mode in training.items():
+            part.training = mode
     if path.suffix == ".pt2":
         write_atomic(path, lambda to: torch.export.save(program, to))
         return path

@@ -1,15 +1,30 @@
 """What can be done to a module from outside: look at its submodules' outputs, stop it, shorten it.
 
 Everything lasts for one call, so that copies of a module share nothing and its weights keep their
-names.
+names. Meanwhile other threads would see it too: let them wait (`one_at_a_time`).
 """
 
 import difflib
-from collections.abc import Iterator
+import functools
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+_turn = threading.RLock()
+
+
+def one_at_a_time(function: Callable) -> Callable:
+    """The function, for one thread at a time of all that call functions made so."""
+
+    @functools.wraps(function)
+    def waiting(*args, **options):
+        with _turn:
+            return function(*args, **options)
+
+    return waiting
 
 
 class Enough(Exception):

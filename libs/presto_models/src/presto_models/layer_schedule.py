@@ -4,7 +4,6 @@ ASE (Moon et al. 2024) and Presto-L share the idea that noisier inputs need fewe
 differ in which blocks stay: ASE drops the last ones, Presto-L keeps the last block always.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,6 +30,12 @@ def kept_blocks(budget: int, depth: int, drop: Drop = "shifted") -> list[int]:
     if drop == "tail":
         return list(range(budget))
     return [*range(budget - 1), depth - 1]
+
+
+def check_budgets(budgets: Tensor, batch: int) -> None:
+    """ValueError unless there is one budget per sample."""
+    if budgets.shape != (batch,):
+        raise ValueError(f"budgets of shape {tuple(budgets.shape)} for {batch} samples")
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,6 @@ def quantile_schedule(budgets: tuple[int, ...], law: SigmaLaw) -> LayerSchedule:
     """Bins of equal probability under `law`, cleanest first."""
     inner = torch.arange(1, len(budgets), dtype=torch.float64) / len(budgets)
     return LayerSchedule(tuple(law.quantile(inner).tolist()), budgets)
-
-
-def sigma_schedule(budgets: tuple[int, ...], sigma_min: float, sigma_max: float) -> LayerSchedule:
-    """Bins of equal width in ln sigma, cleanest first; the outer two reach to 0 and infinity."""
-    edges = torch.linspace(math.log(sigma_min), math.log(sigma_max), len(budgets) + 1).exp()
-    return LayerSchedule(tuple(edges[1:-1].tolist()), budgets)
 
 
 def presto_schedule(

@@ -21,14 +21,14 @@ from presto_models.conditioning import (
     null_condition,
     parse_prompt,
 )
-from presto_models.denoiser import prepare
+from presto_models.denoiser import pass_on_facts, prepare
 from presto_models.dit import PrestoDenoiser
 from presto_models.editing import Edit, check_edit, continuation, variation
 from presto_models.edm import SIGMA_MAX
 from presto_models.precision import Precision, autocast, in_force
 from presto_models.samplers import Sampler, Seeds, Step, generators, randn
 from presto_models.sampling import Sampling
-from presto_models.snapshot import Snapshot, SnapshotError, find_snapshot, read_header
+from presto_models.snapshot import Snapshot, SnapshotError, find_snapshot, is_bundled, read_header
 
 VARIANTS = ("layers_steps", "steps", "layers", "base")  # fastest first
 MAX_SECONDS = 32.0
@@ -64,6 +64,10 @@ class Pipeline:
     ):
         if autoencoder is not None and autoencoder.audio_channels != 1:
             raise ValueError("a pipeline's codec is mono: `stereo` makes the second channel")
+        if isinstance(denoiser, PrestoDenoiser) and autoencoder is not None:
+            _check_fit(denoiser, autoencoder)
+        if isinstance(inner := getattr(denoiser, "module", None), nn.Module):
+            pass_on_facts(denoiser, inner)  # DistributedDataParallel and AveragedModel hide them
         self.denoiser, self.autoencoder, self.text_encoder = denoiser, autoencoder, text_encoder
         self.few_step, self.stereo = few_step, stereo
         self.variant = variant or ("steps" if few_step else "base")
@@ -105,6 +109,8 @@ class Pipeline:
 
         Pipelines that differ in their variant can share a folder.
         """
+        if is_bundled(folder):
+            raise ValueError(f"{folder} is the name of a bundled model: save to ./{folder}")
         parts = {"codec": self.autoencoder, "text": self.text_encoder, self.variant: self.denoiser}
         parts |= {"stereo": self.stereo} if self.stereo is not None else {}
         for name, part in parts.items():
@@ -139,7 +145,7 @@ class Pipeline:
     @property
     def device(self) -> torch.device:
         """Where the denoiser lives."""
-        return next(self.denoiser.parameters()).device
+        return next((weight.device for weight in self.denoiser.parameters()), torch.device("cpu"))
 
     @torch.inference_mode()
     def __call__(
@@ -317,6 +323,18 @@ class Pipeline:
         if strength is not None:
             return variation(latent, strength=strength)
         return continuation(latent[..., : needed // codec.hop_length], frames=frames)
+
+
+def _check_fit(denoiser: PrestoDenoiser, codec: Autoencoder) -> None:
+    """ValueError where the denoiser was made for other latents than the codec's."""
+    dit, rate = denoiser.config.dit, codec.sample_rate / codec.hop_length
+    for fact, wanted, given in (
+        ("channels", dit.channels, codec.channels),
+        ("sigma_data", denoiser.sigma_data, codec.sigma_data),
+        ("frame rate", dit.frame_rate or rate, rate),
+    ):
+        if abs(wanted - given) > 1e-3 * given:
+            raise ValueError(f"denoiser and codec differ in {fact}: {wanted:g} and {given:g}")
 
 
 def check_seconds(seconds: float) -> float:

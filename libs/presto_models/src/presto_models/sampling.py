@@ -55,8 +55,8 @@ class Sampling:
             raise ValueError(f"rho must be within 0.1..1e6, got {self.rho:g}")
         if self.solver is not None and self.solver not in SOLVERS:
             raise ValueError(f"no solver {self.solver!r}: choose one of {', '.join(SOLVERS)}")
-        if self.budget is not None and self.budget < 1:
-            raise ValueError(f"budget must be at least 1 block, got {self.budget}")
+        if self.budget is not None and not (isinstance(self.budget, Integral) and self.budget >= 1):
+            raise ValueError(f"budget must be a whole number of at least 1, got {self.budget}")
         if self.guidance not in GUIDANCE_SCALES:
             raise ValueError(f"no guidance {self.guidance!r}: choose cfg++ or cfg")
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):

@@ -37,6 +37,8 @@ class Snapshot:
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write config.json and model.safetensors to `folder`, floats as `dtype` if given."""
+        if is_bundled(folder):
+            raise SnapshotError(f"{folder} is the name of a bundled model: save to ./{folder}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: _stored(value, dtype) for name, value in self.state_dict().items()}
@@ -125,7 +127,7 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise SnapshotError(f"cannot read the snapshot in {folder}: {error}") from error
     if not isinstance(header, dict) or not {"class", "config"} <= header.keys():
         raise SnapshotError(f"{folder} holds no snapshot: config.json names no class and config")
-    here, there = metadata.version("presto-models"), header.get("presto_models", "0")
+    here, there = metadata.version("presto-models"), str(header.get("presto_models", "0"))
     if _release(there) > _release(here):
         raise SnapshotError(
             f"{folder} was written by presto-models {there}, this is {here}: "

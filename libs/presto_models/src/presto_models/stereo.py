@@ -85,8 +85,10 @@ class MonoToStereo(Snapshot, nn.Module):
 
     def side(self, mid: Float[Tensor, "b 1 s"], *, chunk: int = CHUNK) -> Float[Tensor, "b 1 s"]:
         """The side signal of `mid`, worked out in chunks of so many frames: no seams."""
-        if mid.ndim != 3 or mid.shape[1] != 1 or mid.shape[2] == 0:
-            raise ValueError(f"mid must be [b, 1, s] with s >= 1, got {tuple(mid.shape)}")
+        if mid.ndim != 3 or mid.shape[1] != 1 or mid.shape[2] == 0 or not mid.is_floating_point():
+            raise ValueError(
+                f"mid must be floats [b, 1, s] with s >= 1, got {mid.dtype} {[*mid.shape]}"
+            )
         samples, hop = mid.shape[-1], self.hop
         # Blocks and taps reach one frame each; analysis and synthesis one frame together.
         reach = self.config.depth + self.config.taps

@@ -76,6 +76,7 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", "jazz", "--model", "nothing"], "no folder nothing and no bundled model"),
         (["generate", "jazz", "--variant", "turbo"], "no variant 'turbo'"),
         (["demo", "--device", "abacus"], "no device 'abacus' here"),
+        (["train-bundle", "--training-seed", "-1"], "training seed must not be negative, got -1"),
         (["train-bundle", "--device", "abacus"], "no device 'abacus' here"),
         (
             ["data", "encode", "--corpus", "synthetic:1", "--out", "x", "--device", "abacus"],
@@ -87,6 +88,7 @@ def presto(tmp_path, monkeypatch, capsys):
         (["reproduce", "no_such_notebook", "--preset", "smoke"], "no_such_notebook"),
         (["reproduce", "--preset", "smoke", "--audio", "nowhere"], "nowhere"),
         (["reproduce", "--preset", "smoke", "--seed", "-1"], "seed must not be negative, got -1"),
+        (["reproduce", "--preset", "smoke", "--jobs", "0"], "jobs must be at least 1, got 0"),
         (["reproduce", "--list", "--preset", "huge"], "smoke, quick, cpu, gpu, a100_paper"),
         (["reproduce", "--stored", "x", "--seed", "0"], "x has its own --seed"),
         (["train-bundle", "--stages", "stereo", "finishing"], "unknown stage 'finishing'"),

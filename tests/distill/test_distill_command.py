@@ -449,11 +449,32 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(method, command, capsys
     assert not list(tmp_path.iterdir())
 
 
+def test_a_preset_for_a_gpu_needs_one_but_for_its_networks(
+    command, data, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    large = replace(presets.PRESETS["smoke"](), name="gpu")
+    monkeypatch.setitem(presets.PRESETS, "gpu", lambda: large)
+    for dry in (False, True):
+        with pytest.raises(ValueError, match="preset gpu needs a GPU"):
+            command("steps", tmp_path / "out", preset="gpu", data=tmp_path / "x", dry_run=dry)
+        said = capsys.readouterr().out
+        assert ("parameters" in said) == dry and "one step" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_no_start_but_its_student_is(command, tmp_path):
+    out = tmp_path / "layers"
+    command("layers", out, "train.steps=1")
+    with pytest.raises(ValueError, match=f"{out} holds no snapshot itself: give {out}/student"):
+        command("both", tmp_path / "both", start=str(out))
+
+
 def test_a_dry_run_counts_five_copies_of_a_player_and_one_of_a_frozen_network():
-    from presto_distill.dry_run import dry_run
+    from presto_distill.dry_run import networks
 
     objective = small_trainer().objective
-    table = dry_run(objective, numbered, TrainConfig(4), torch.device("cpu"))
+    table = networks(objective)
     rows = {line.split("  ")[0]: line.split() for line in table.splitlines()}
     count = sum(weight.numel() for weight in objective.generator.parameters())
     assert rows["generator"][-2] == f"{5 * 4 * count / 1e6:.1f}"
@@ -520,6 +541,10 @@ def test_settings_reach_fields_of_every_type():
             "unknown method 'stepps': choose one of steps, layers, both",
         ),
         ("steps", [], {"health": 0}, "health must be at least 1 step, got 0"),
+        ("steps", [], {"every": math.nan}, "every must be at least 0 seconds, got nan"),
+        ("steps", [], {"every": -1.0}, "every must be at least 0 seconds, got -1"),
+        ("steps", ["guidance_scale=-1"], {}, "guidance_scale must be at least 0, got -1"),
+        ("both", [], {"start": "presto-small"}, "holds no snapshot itself: give .*small/steps or"),
         ("steps", [], {"preset": "huge"}, "unknown preset 'huge'"),
         ("steps", [], {"start": "nowhere"}, "no folder nowhere and no bundled model"),
         (

@@ -15,6 +15,7 @@ from presto_distill.lab.report.keep import keep_results
 from presto_distill.lab.report.paper import missing
 from presto_distill.presets import check_gpu, preset
 from presto_distill.provenance import commit
+from presto_distill.reproduce_command import report
 
 
 def scored(model: str, value: float, **facts) -> dict:
@@ -172,6 +173,16 @@ def test_the_commit_is_that_of_a_checkout_that_holds_the_code(tmp_path, monkeypa
     assert commit() is None
     git("add", ".")
     assert commit().endswith(" with local changes")
+
+
+def test_stored_results_get_no_page_beside_them(runs, tmp_path):
+    stored = tmp_path / "stored"
+    assert report(runs, keep=stored) == 0
+    before = sorted(stored.rglob("*"))
+    for folder in (stored, stored / "seed-0"):
+        with pytest.raises(ValueError, match=f"presto reproduce --stored {folder} draws"):
+            report(folder)
+    assert sorted(stored.rglob("*")) == before
 
 
 def test_results_without_tables_or_too_large_are_not_kept(runs, tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ Options = Annotated[RunOptions, tyro.conf.arg(name="")]
 
 
 def distill(method: tyro.conf.Positional[str], options: Options = RunOptions()) -> int:
-    """Distill a model in one run that survives being killed, e.g. presto distill steps --resume
+    """Distill a model in one run that survives being killed, e.g. presto distill steps --out runs/mine
 
     Args:
         method: steps (Presto-S), layers (Presto-L), both (Presto-LS), warm-start, base, or a

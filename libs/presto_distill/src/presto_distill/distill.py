@@ -25,17 +25,18 @@ from presto_data.encode import claimed
 from presto_distill.cli import RunOptions
 from presto_distill.distributed import World
 from presto_distill.distributed import start as start_processes
-from presto_distill.dry_run import dry_run
+from presto_distill.dry_run import networks, one_step
 from presto_distill.experiment import Lab, file_digest
 from presto_distill.fit import fit
 from presto_distill.health import PROBED, probe
 from presto_distill.logs import Row, check_tensorboard
 from presto_distill.methods import METHODS, Plan, make_plan
-from presto_distill.presets import Preset, Stage
+from presto_distill.presets import Preset, Stage, check_gpu
 from presto_distill.presets import preset as find_preset
 from presto_distill.settings import Settings, differences, plain, with_pairs
 from presto_distill.trainer import Trainer
 from presto_models import PrestoDenoiser
+from presto_models.pipeline import VARIANTS
 from presto_models.precision import autocast
 from presto_models.snapshot import find_snapshot, write_atomic
 
@@ -54,26 +55,32 @@ def run(method: str, options: RunOptions) -> int:
         raise ValueError(f"seed must not be negative, got {options.seed}")
     if options.health is not None and options.health < 1:
         raise ValueError(f"health must be at least 1 step, got {options.health}")
+    if not options.every >= 0:
+        raise ValueError(f"every must be at least 0 seconds, got {options.every:g}")
     preset, world = find_preset(options.preset), start_processes(options.strategy)
     if options.dry_run and world.size > 1:
         raise ValueError("a dry run is of one process: leave out torchrun")
-    start = options.start and PrestoDenoiser.from_pretrained(options.start)
+    start = options.start and PrestoDenoiser.from_pretrained(check_start(options.start))
     settings = METHODS[method].settings(preset, start and start.config)
     settings = replace(settings, train=replace(settings.train, seed=options.seed))
     settings = with_pairs(settings, [pair for pairs in options.settings for pair in pairs])
+    if (scale := getattr(settings.objective, "guidance_scale", 1.0)) < 0:
+        raise ValueError(f"guidance_scale must be at least 0, got {scale:g}")
     name = options.preset + (f"-{options.audio.name}" if options.audio else "")
 
     if options.dry_run:
-        n = settings.train.batch  # a batch of data, in a place that does not last
-        preset = replace(preset, clips=n, held_out=1, trajectories=n)
+        # A clip, and trajectories for a batch, in a place that does not last.
+        less = replace(preset, clips=1, held_out=1, trajectories=settings.train.batch)
         with tempfile.TemporaryDirectory() as folder:
-            lab, plan, config = prepare(
-                method, settings, preset, start, Path(folder), options, world
-            )
+            lab, plan, config = prepare(method, settings, less, start, Path(folder), options, world)
+            objective = plan.make()
             print(json.dumps(config, indent=2))
-            print(dry_run(plan.make(), plan.stream, settings.train, lab.device))
+            print(networks(objective))
+            check_gpu(preset)
+            print(one_step(objective, plan.stream, settings.train, lab.device))
         return 0
 
+    check_gpu(preset)
     out = options.out or Path("runs") / f"{method}-{name}-{options.seed}"
     world.agree(check_folder(out, resume=options.resume))  # before the first process writes
     if options.tensorboard:
@@ -177,6 +184,17 @@ def _train_alone(
         plan.student(weights).save_pretrained(out / "student")
         draw_health(out)
         print(f"student: {out / 'student'}")
+
+
+def check_start(name: str) -> str:
+    """The name itself, or ValueError that lists the parts where it is a whole model or run."""
+    folder = find_snapshot(name)
+    if not (folder / "config.json").exists() or (folder / "student").is_dir():
+        kinds = ("student", *VARIANTS)
+        held = [f"{name}/{kind}" for kind in kinds if (folder / kind / "config.json").exists()]
+        instead = " or ".join(held) or "a folder with config.json and model.safetensors"
+        raise ValueError(f"{name} holds no snapshot itself: give {instead}")
+    return name
 
 
 def check_folder(out: Path, *, resume: bool) -> None:

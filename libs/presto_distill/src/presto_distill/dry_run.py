@@ -13,27 +13,30 @@ from presto_distill.trainer import Stream, TrainConfig, Trainer
 COPIES = 5
 
 
-def dry_run(objective: Objective, stream: Stream, cfg: TrainConfig, device: torch.device) -> str:
-    """A table of the networks, the memory they need and the time of one step; takes two steps."""
+def networks(objective: Objective) -> str:
+    """A table of the networks, and the memory they need."""
+    rows = list(_networks(objective))
+    lines = [f"{'network':<20}{'parameters':>14}{'memory':>12}"]
+    lines += [
+        f"{name:<20}{count / 1e6:>12.2f} M{_megabytes(size):>12}" for name, count, size in rows
+    ]
+    total = _megabytes(sum(size for *_, size in rows))
+    lines.append(f"memory: {total} for weights, gradients, Adam and averages, without activations")
+    return "\n".join(lines)
+
+
+def one_step(objective: Objective, stream: Stream, cfg: TrainConfig, device: torch.device) -> str:
+    """The time of one step, and on a GPU the memory at most in it; takes two steps."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     trainer = Trainer(objective, replace(cfg, steps=2), device)
     *_, record = trainer.run(stream)  # the second step: the first one warms up
-    networks = list(_networks(objective))
-    total = sum(size for *_, size in networks)
-    lines = [f"{'network':<20}{'parameters':>14}{'memory':>12}"]
-    lines += [
-        f"{name:<20}{count / 1e6:>12.2f} M{_megabytes(size):>12}" for name, count, size in networks
-    ]
-    lines.append(f"memory: {_megabytes(total)} for weights, gradients, Adam and averages")
-    if cuda:
-        lines[-1] += f"; {_megabytes(torch.cuda.max_memory_allocated(device))} at most in a step"
-    else:
-        lines[-1] += "; activations are not in it"
     step, whole = (_duration(seconds) for seconds in (record.seconds, record.seconds * cfg.steps))
-    lines.append(f"one step: {step} on {device}; all {cfg.steps}: {whole}, health checks not in it")
-    return "\n".join(lines)
+    said = f"one step: {step} on {device}; all {cfg.steps}: {whole}, health checks not in it"
+    if cuda:
+        said += f"; {_megabytes(torch.cuda.max_memory_allocated(device))} at most in a step"
+    return said
 
 
 def _networks(objective: Objective) -> Iterator[tuple[str, int, int]]:

@@ -50,6 +50,8 @@ def reproduce(
     first = seed or 0
     if first < 0:
         raise ValueError(f"seed must not be negative, got {first}")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
     if list_names:
         print("\n".join(chosen))
         return 0
@@ -109,9 +111,13 @@ def report(folder: tyro.conf.Positional[Path], *, keep: Path | None = None) -> i
         keep: Also copy tables, verdicts and provenance there, to be committed: results/cpu.
     """
     require_notebooks()
-    from presto_distill.lab.report import write_report
+    from presto_distill.lab.report import is_stored, write_report
     from presto_distill.lab.report.keep import keep_results
 
+    if is_stored(folder):
+        raise ValueError(
+            f"{folder} holds stored results: presto reproduce --stored {folder} draws their page"
+        )
     print(f"report: {write_report(folder).resolve()}")
     for path in keep_results(folder, keep) if keep else ():
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -75,6 +75,10 @@ class BundlePreset:
     stereo_seconds: float = 6.0
     stereo_batch: tuple[int, int] = (6, 49_152)  # crops, samples of each
 
+    def __post_init__(self) -> None:
+        if self.training_seed < 0:
+            raise ValueError(f"training seed must not be negative, got {self.training_seed}")
+
     @property
     def dropout(self) -> dict[str, float]:
         """Shares of crops that keep to themselves what their network could be told."""

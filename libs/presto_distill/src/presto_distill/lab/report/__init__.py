@@ -19,6 +19,13 @@ def runs_of(out: Path) -> dict[str, Path]:
     return {path.name[5:]: path for path in sorted(found, key=lambda path: int(path.name[5:]))}
 
 
+def is_stored(out: Path) -> bool:
+    """Whether `out` is what `keep_results` left: no figures, no log of notebooks."""
+    runs = [*runs_of(out).values()] or [out]
+    left = any((run / name).exists() for run in runs for name in ("run.json", "figures"))
+    return _is_run(runs[0]) and not left
+
+
 def write_report(out: str | Path) -> Path:
     """Write `out`/report.html from the results in `out`, of one run or of seeds; returns its path.
 

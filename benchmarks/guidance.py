@@ -3,8 +3,8 @@
     python benchmarks/model_card.py --out runs/card --only base Presto-L "base, unguided" …
     python benchmarks/guidance.py runs/card --out docs/figures
 
-The first command measures both by several scales of guidance (any of SCALES; docs/model_card.md
-has the whole line), the second draws Fréchet distance against prompt similarity, a line per model.
+The first command measures both by some scales of guidance, without `--only` by all of SCALES; the
+second draws Fréchet distance against prompt similarity, a line per model.
 More folders, of models with other training seeds, add their Presto-L.
 """
 

@@ -4,9 +4,9 @@
 
 One table per device: for each model, length and batch the seconds of text, transformer, decoder
 and mono-to-stereo, and what they add up to. The base is 40 Heun steps with guidance (CFG++, three
-passes a step), Presto-L the same with fewer blocks, Presto-S 4 steps, Presto-LS 4 steps
-with fewer blocks. `large` has random weights of the right shape, on which time does not depend;
-text encoder and codec are the bundled ones. `rate` is the transformer's share of the rate at which
+passes a step that is guided, two of others), Presto-L the same with fewer blocks, Presto-S 4 steps,
+Presto-LS 4 steps with fewer blocks. Weights are random, on which time does not depend; text encoder
+and codec are the bundled ones. `rate` is the transformer's share of the rate at which
 the device multiplies large matrices in the same precision, measured in the same run.
 
 On a CPU the transformer's time is put together from the measured time of a pass at each budget and
@@ -45,7 +45,8 @@ from presto_models.edm import karras_sigmas
 from presto_models.info import step_flops
 from presto_models.layer_schedule import LayerSchedule, presto_schedule
 from presto_models.precision import multiplies_bfloat16
-from presto_models.samplers import cfg_pp, few_step_sigmas, heun, multistep, sample
+from presto_models.samplers import few_step_sigmas, heun, multistep, sample
+from presto_models.sampling import Sampling
 from presto_models.stereo import MonoToStereo
 
 METHODS = ("base", "Presto-L", "Presto-S", "Presto-LS")
@@ -126,9 +127,10 @@ class Clock(NamedTuple):
 
 def measure(name: str, clock: Clock, dtype: torch.dtype, peak: float, args) -> list[dict]:
     """Rows of one model: one network behind all methods, the bundled text encoder and codec."""
-    device, dit = clock.device, find_size(name)
+    device, config = clock.device, find_config(name)
+    dit = config.dit
     with torch.device(device):
-        network = PrestoDenoiser(PrestoDenoiserConfig(dit)).to(dtype)
+        network = PrestoDenoiser(config).to(dtype)
     shorter = copy.copy(network)  # the same weights
     shorter.config = replace(network.config, schedule=presto_schedule(dit.depth))
     codec = Autoencoder.from_pretrained("presto-small/codec", device=device)
@@ -155,7 +157,7 @@ def measure(name: str, clock: Clock, dtype: torch.dtype, peak: float, args) -> l
             denoiser, schedule = (
                 (fewer, shorter.schedule) if method in FEWER_BLOCKS else (full, None)
             )
-            passes = passes_of(method, schedule, dit.depth)
+            passes = passes_of(method, network.config, schedule, cond)
             flops = sum(
                 batch * n * step_flops(dit, budget, frames=frames, tokens=cond.mask.shape[1])
                 for budget, n in passes.items()
@@ -176,21 +178,28 @@ def measure(name: str, clock: Clock, dtype: torch.dtype, peak: float, args) -> l
     return rows
 
 
-def find_size(name: str) -> DiTConfig:
-    """A size by its function's name, or that of a model folder's base."""
+def find_config(name: str) -> PrestoDenoiserConfig:
+    """Of a size, by its function's name, or of a model folder's base."""
     if name in ("micro", "small", "base", "large"):
-        return getattr(sizes, name)()
-    return PrestoDenoiser.from_pretrained(f"{name}/base").config.dit
+        return PrestoDenoiserConfig(getattr(sizes, name)())
+    return PrestoDenoiser.from_pretrained(f"{name}/base").config
 
 
-def passes_of(method: str, schedule: LayerSchedule | None, depth: int) -> Counter:
-    """How often the network runs with which budget; a guided Heun step runs it twice at the level
-    it starts from and once at the next."""
-    if method in FEW_STEP:
-        sigma = few_step_sigmas(FEW_STEPS)
-    else:
-        sigma = karras_sigmas(HEUN_STEPS).repeat_interleave(3)[1:]
-    return Counter([depth] * len(sigma) if schedule is None else schedule(sigma).tolist())
+def passes_of(
+    method: str, config: PrestoDenoiserConfig, schedule: LayerSchedule | None, cond: Condition
+) -> Counter:
+    """How often the network runs with which budget, by a stand-in that the sampler runs."""
+    levels = []
+
+    def stand_in(x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        levels.append(sigma[0])
+        return x
+
+    stand_in.guidance_interval = config.guidance_interval
+    run_sampler(stand_in, method, torch.zeros(len(cond.tempo), 1, 1), cond)
+    if schedule is None:
+        return Counter({config.dit.depth: len(levels)})
+    return Counter(schedule(torch.stack(levels)).tolist())
 
 
 def run_sampler(denoiser, method: str, noise: Tensor, cond: Condition) -> Tensor:
@@ -199,7 +208,8 @@ def run_sampler(denoiser, method: str, noise: Tensor, cond: Condition) -> Tensor
         rng = torch.Generator(noise.device).manual_seed(0)
         return sample(multistep(denoiser, noise, few_step_sigmas(FEW_STEPS), ready, rng=rng))
     null = prepare(denoiser, null_condition(cond))
-    guided = cfg_pp(denoiser, 0.8, lambda cond: null)
+    sampling = Sampling(HEUN_STEPS, guidance_scale=0.8).resolved(denoiser, few_step=False)
+    guided = sampling.guide(denoiser, lambda cond: null)
     return sample(heun(guided, noise, karras_sigmas(HEUN_STEPS), ready))
 
 

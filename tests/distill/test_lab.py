@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -17,7 +18,8 @@ from presto_distill.lab.params import (
     NuWeights,
     Params,
 )
-from presto_distill.lab.report import write_report
+from presto_distill.lab.report import paper, write_report
+from presto_distill.presets import preset
 from presto_distill.trainer import Diverged
 from presto_models import Sampling
 
@@ -266,6 +268,12 @@ def test_clearly_worse_is_worse_in_either_direction():
     assert studies.worse(worst, best) == ["frechet distance", "mmd"]
     assert studies.worse(best, worst) == ["density", "recall", "coverage", "clap score"]
     assert studies.worse(best, pd.Series(scored("c", 0.25))) == []
+
+
+def test_what_the_paper_does_not_state_is_not_its_number():
+    facts = {"preset": asdict(preset("quick"))}
+    assert ["length of a clip in training", "not stated", "3.0 s"] in paper._settings(facts)
+    assert "3.6 K hours of music)" in paper.missing([], {})[0]
 
 
 def test_report_without_results_is_refused(tmp_path):

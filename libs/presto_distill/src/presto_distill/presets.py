@@ -178,8 +178,8 @@ def gpu() -> Preset:
 def a100_paper() -> Preset:
     """The published learning rates (5e-7 steps, 8e-5 layers), iterations and batches (80 and 12).
 
-    Published for 16 A100 and 32 s of audio; needs a base model of that size
-    (docs/paper_scale.md). Never run.
+    Published for 16 A100; the length of training clips is not stated, 32 s are ours. Needs a base
+    model of that size (docs/paper_scale.md). Never run.
     """
     paper = {"betas": (0.9, 0.999), "precision": "bfloat16"}
     steps = Stage(steps=32_000, lr=5e-7, batch=80, **paper)

@@ -25,7 +25,7 @@ def missing(provenance: list[dict], facts: dict[str, Any]) -> list[str]:
     """What of the paper nothing here reproduces."""
     ran = {item["notebook"]: item for item in provenance}
     lines = [
-        "Not at hand: the paper's training data (3.6 K hours of licensed music), its model and "
+        "Not at hand: the paper's training data (3.6 K hours of music), its model and "
         f"the size of it.{_distilled(facts)}",
         "No CLAP numbers and no Song Describer: distances are measured on the embedder "
         f"{facts.get('embedder', 'of the model')}, compare models on this page only, and must "
@@ -56,7 +56,7 @@ def _settings(facts: dict[str, Any]) -> list[list[str]]:
     here, paper = facts.get("preset"), preset("a100_paper")
     if not here:
         return []
-    rows = [("length of a clip in training", f"{paper.clip_seconds:g} s", _seconds(here))]
+    rows = [("length of a clip in training", "not stated", _seconds(here))]
     for name, stage in (("Presto-S", "steps"), ("Presto-L", "layers")):
         ours, theirs = here[stage], getattr(paper, stage)
         rows += [

@@ -45,6 +45,8 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", "x" * 10_000], "10000 characters"),
         (["generate", "jazz --key D"], "unknown key 'D': write it as A minor"),
         (["generate", "jazz --mood dark"], "unknown prompt option '--mood dark'"),
+        (["generate", "jazz", "--key", "H"], "unknown key 'H': write it as A minor"),
+        (["generate", "jazz --key Am", "--key", "Bm"], "states key twice"),
         (["generate", "jazz", "--bpm", "3"], "tempo 3 bpm is outside 20..400"),
         (["generate", "jazz", "--seconds", "0"], "at most 32, got 0"),
         (["generate", "jazz", "--seconds", "-3"], "at most 32, got -3"),
@@ -128,6 +130,11 @@ def test_train_is_base_training_and_settings_add_up(presto, monkeypatch):
     ((method, options),) = seen
     assert done.code == 0 and method == "base" and options.seed == 4
     assert options.settings == (("a=1", "b=2"), ("c=3",))
+
+
+def test_a_part_of_a_model_is_not_a_model(presto):
+    done = presto("generate", "jazz", "--model", str(find_snapshot("presto-small") / "base"))
+    assert done.code == 2 and "base is one part of a model: give the folder that" in done.err
 
 
 def test_a_damaged_model_is_named(presto, tmp_path):
@@ -242,10 +249,10 @@ def test_a_key_that_the_model_cannot_hear_leaves_nothing(presto, tmp_path):
     PrestoDenoiser(PrestoDenoiserConfig(micro(), few_step=True)).save_pretrained(deaf / "steps")
     for part in ("codec", "text"):
         (deaf / part).symlink_to(bundled / part)
-    (tmp_path / "jobs.jsonl").write_text('{"prompt": "jazz"}\n{"prompt": "jazz --key Am"}')
-    for words in (("jazz --key Am",), ("--batch", "jobs.jsonl")):
+    (tmp_path / "jobs.jsonl").write_text('{"prompt": "jazz"}\n{"prompt": "jazz --key A minor"}')
+    for words in (("jazz --key A minor",), ("jazz", "--key", "Am"), ("--batch", "jobs.jsonl")):
         done = presto("generate", *words, "--model", "deaf")
-        said = "'jazz --key Am': deaf cannot be told a key, leave it out"
+        said = "'jazz --key A minor': deaf cannot be told a key, leave it out"
         assert done.code == 2 and done.err.count("\n") == 1 and said in done.err
         assert sorted(path.name for path in tmp_path.iterdir()) == ["deaf", "jobs.jsonl"]
 

@@ -24,6 +24,7 @@ from presto_models import (
     TextEncoder,
     null_condition,
 )
+from presto_models.pipeline import Pipeline
 from presto_models.snapshot import find_snapshot
 
 TINY = PrestoDenoiserConfig(DiTConfig(width=32, depth=4, heads=2, text_attention=False))
@@ -159,6 +160,12 @@ def test_an_interrupted_fit_goes_on_from_its_checkpoint(tmp_path):
     assert [r["dsm"] for r in again] == [r["dsm"] for r in records]
     a, b = whole.averages["base"].state_dict(), resumed.averages["base"].state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_model_folder_without_all_its_parts_names_them(tmp_path):
+    Pipeline.from_pretrained(variant="base").save_pretrained(tmp_path / "mine")
+    with pytest.raises(ValueError, match="mine lacks embedder/: a model folder to distill holds"):
+        Lab.open(smoke(), out=tmp_path, model=tmp_path / "mine")
 
 
 def test_a_folder_of_recordings_that_is_too_small_says_so(model, tmp_path):

@@ -116,7 +116,7 @@ def test_loud_peaks_lower_the_whole_test_instead_of_clipping(clips, tmp_path):
         (lambda c: clip(c / "presto" / "funk.wav", level=0), "funk of presto is silent"),
         (lambda c: clip(c / "presto" / "funk.wav", seconds=0.2), "0.20 s short"),
         (lambda c: (c / "presto").rename(c / "anchor"), "low-pass"),
-        (lambda c: (c / "presto").rename(c.parent / "x"), "1 systems"),
+        (lambda c: (c / "presto").rename(c.parent / "x"), r"1 systems.*SYSTEM/CLIP\.wav$"),
         (lambda c: clip(c / "base" / "funk.flac"), r"funk\.wav and funk\.flac: which is the clip"),
         (lambda c: (c / "prompts.csv").write_text("a,b\n1,2\n"), "file and prompt, not a, b"),
         (lambda c: (c / "prompts.csv").write_text("file,prompt\nfunk,f\n"), "no row for waltz 3"),

@@ -33,6 +33,10 @@ def test_the_bundled_model_is_described_part_by_part():
     for scale in (0.8, 0.6):  # base and layers
         assert f"  guided by CFG++ {scale} for sigma 0 to 20 unless told otherwise" in text
     card = json.loads((find_snapshot("presto-small") / "base" / "card.json").read_text())
+    warm = json.loads((find_snapshot("presto-small") / "steps" / "card.json").read_text())
+    warm = warm["starts_from"]
+    took = f"steps {warm['train']['steps']}, minutes {warm['wall_clock_seconds'] / 60:.0f}"
+    assert f"  starts from: {took}, losses regression" in text
     took = f"  minutes: {card['wall_clock_seconds'] / 60:.0f}\n  hardware: {card['hardware']}\n"
     assert f"  steps: {card['train']['steps']}\n{took}" in text
 

@@ -21,7 +21,7 @@ def generate(
     """Make music from words, e.g. presto generate "slow jazz trio" --bpm 90 --steps 4 -o out.wav
 
     Args:
-        prompt: What it should sound like; may end in "--bpm NUMBER" itself.
+        prompt: What it should sound like; may end in "--bpm NUMBER --key KEY" itself.
         options: How.
     """
     from presto_distill import generate as command
@@ -67,7 +67,7 @@ class RunOptions:
     out: Out = None
     """Folder of this run; default runs/METHOD-PRESET[-AUDIO]-SEED."""
     model: str = "presto-small"
-    """A bundled model or a model folder: the teacher, codec and prompt encoder."""
+    """A bundled model or a model folder: base/ (the teacher), codec/, text/ and embedder/."""
     start: str | None = None
     """A snapshot (OUT/student of another run) that the student starts from instead of the base."""
     audio: Path | None = None
@@ -98,7 +98,7 @@ Options = Annotated[RunOptions, tyro.conf.arg(name="")]
 
 
 def distill(method: tyro.conf.Positional[str], options: Options = RunOptions()) -> int:
-    """Distill a model in one run that survives being killed, e.g. presto distill steps --out runs/mine
+    """Distill a model in a run that survives a kill, e.g. presto distill steps --out runs/mine
 
     Args:
         method: steps (Presto-S), layers (Presto-L), both (Presto-LS), warm-start, base, or a

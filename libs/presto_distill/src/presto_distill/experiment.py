@@ -44,6 +44,7 @@ from presto_models.snapshot import find_snapshot, write_atomic
 
 HELD_OUT = 5  # every so many-th excerpt of recordings
 EXCERPTS = 26  # of them at least: scores need six that are held out
+PARTS = ("base", "codec", "text", "embedder")  # of a model folder, each needed here
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ class Lab:
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder = find_snapshot(model)
+        if missing := [part for part in PARTS if not (folder / part / "config.json").exists()]:
+            lacks = ", ".join(f"{part}/" for part in missing)
+            raise ValueError(
+                f"{folder} lacks {lacks}: a model folder to distill holds base/, codec/, text/ and "
+                "embedder/ (of the codec's latents), for stereo also stereo/"
+            )
         return cls(
             preset=preset,
             seed=seed,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from presto_distill.devices import check_device
 from presto_distill.sound_files import check_folder, check_kind, load_mono, tags_of, write_audio
-from presto_models.conditioning import check_tempo, parse_prompt
+from presto_models.conditioning import check_key, check_tempo, parse_prompt
 from presto_models.editing import check_edit
 from presto_models.pipeline import MAX_SECONDS, Output, Pipeline, check_seconds
 from presto_models.sampling import Sampling
@@ -33,6 +33,8 @@ class GenerateOptions:
     """Instead of a prompt, a file of JSON lines: prompt and, if wanted, bpm, seconds, seed, out."""
     bpm: float | None = None
     """Tempo in beats per minute."""
+    key: str | None = None
+    """A minor, Bb major, Am …; for models that can be told a key."""
     seconds: float | None = None
     """Length of the clip; default 10, or that of the recording to vary."""
     steps: int | None = None
@@ -173,12 +175,13 @@ def make(
 def read_jobs(prompt: str, options: GenerateOptions, init: Tensor | None) -> Iterator[Job]:
     """The clips asked for, each of them possible; ValueError names the line of a batch."""
     seconds = options.seconds
+    key = "" if options.key is None else f" --key {check_key(options.key)}"  # of a prompt
     if seconds is None:
         vary = init is not None and options.strength is not None
         seconds = min(init.shape[1] / SAMPLE_RATE, MAX_SECONDS) if vary else SECONDS
     if options.batch is None:
         out = check_folder(check_kind(options.out or Path("out.wav")))
-        yield check_job(Job(prompt, options.bpm, seconds, options.seed, out), options, init)
+        yield check_job(Job(prompt + key, options.bpm, seconds, options.seed, out), options, init)
         return
     if prompt:
         raise ValueError(f"a prompt ({prompt!r}) and --batch {options.batch}: give one of them")
@@ -188,7 +191,7 @@ def read_jobs(prompt: str, options: GenerateOptions, init: Tensor | None) -> Ite
     for number, fields in read_lines(options.batch):
         try:
             job = Job(
-                fields["prompt"],
+                fields["prompt"] + key,
                 fields.get("bpm", options.bpm),
                 fields.get("seconds", seconds),
                 fields.get("seed", options.seed + number - 1),

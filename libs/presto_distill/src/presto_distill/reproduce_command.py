@@ -33,7 +33,7 @@ def reproduce(
         jobs: Notebooks to run at a time; they share the cores.
         audio: A folder of your own recordings instead of the rendered corpus.
         out: Folder for results; default runs/PRESET. What it already holds is not redone.
-        model: A bundled model or a model folder to distill.
+        model: A bundled model or a model folder: base/, codec/, text/ and embedder/.
         stored: Draw the figures of these results instead, e.g. results/cpu, with the preset, seed
             and data they were made with; trains nothing.
         again: Run notebooks too that are done already with the same inputs.

@@ -108,14 +108,34 @@ def _cost(config: PrestoDenoiserConfig) -> list[str]:
 
 def _origin(card: dict) -> list[str]:
     """The training card without its curves and measurements; cards may leave anything out."""
-    minutes = card.get("wall_clock_minutes") or card.get("wall_clock_seconds", math.nan) / 60
+    steps, minutes = _length(card)
     facts = {
-        "steps": card.get("steps") or card.get("train", {}).get("steps"),
-        "minutes": None if math.isnan(minutes) else round(minutes),
+        "steps": steps,
+        "minutes": minutes,
         "hardware": card.get("hardware"),
         "data": card.get("data"),
         "command": card.get("command"),
     }
     if isinstance(facts["data"], dict):
         facts["data"] = ", ".join(f"{name} {value}" for name, value in facts["data"].items())
-    return [f"  {name}: {fact}" for name, fact in facts.items() if fact is not None]
+    lines = [f"  {name}: {fact}" for name, fact in facts.items() if fact is not None]
+    while isinstance(card := card.get("starts_from"), dict):
+        steps, minutes = _length(card)
+        took = ("steps", steps), ("minutes", minutes), ("losses", _losses(card) or None)
+        said = ", ".join(f"{name} {fact}" for name, fact in took if fact is not None)
+        lines.append(f"  starts from: {said}")
+    return lines
+
+
+def _losses(card: dict) -> str:
+    """What a training minimised, as far as its curve names it."""
+    first = next(iter(card.get("loss_curve") or ()), {})
+    names = [name for name in first if name not in ("step", "seconds")]
+    return ", ".join(name for name in names if not name.startswith("grad_norm"))
+
+
+def _length(card: dict) -> tuple[int | None, int | None]:
+    """Steps and minutes of a training."""
+    minutes = card.get("wall_clock_minutes") or card.get("wall_clock_seconds", math.nan) / 60
+    steps = card.get("steps") or card.get("train", {}).get("steps")
+    return steps, None if math.isnan(minutes) else round(minutes)

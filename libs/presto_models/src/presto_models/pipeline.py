@@ -349,6 +349,11 @@ def held_variants(folder: Path) -> list[str]:
     held = [name for name in VARIANTS if (folder / name / "config.json").exists()]
     if not held:
         wanted = ", ".join(VARIANTS)
+        if (folder / "config.json").exists():
+            raise SnapshotError(
+                f"{folder.resolve()} is one part of a model: give the folder that holds it, codec/ "
+                f"and text/, and as variant which of {wanted} it is there"
+            )
         raise SnapshotError(f"{folder.resolve()} holds no denoiser: it needs one of {wanted}")
     return held
 

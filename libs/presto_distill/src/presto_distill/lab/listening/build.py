@@ -130,7 +130,10 @@ def find_items(clips: Path) -> Iterator[Item]:
     }
     systems = {name: found for name, found in systems.items() if found}
     if len(systems) < 2:
-        raise ValueError(f"{clips} holds clips of {len(systems)} systems: at least 2 are compared")
+        raise ValueError(
+            f"{clips} holds clips of {len(systems)} systems, at least 2 are compared: "
+            f"put them in {clips}/SYSTEM/CLIP.wav"
+        )
     if ANCHOR in systems:
         raise ValueError(f"{clips / ANCHOR}: {ANCHOR!r} is the name of the low-pass version")
     names = sorted(set().union(*systems.values()))

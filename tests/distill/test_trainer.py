@@ -187,7 +187,7 @@ def test_dropout_of_a_network_goes_on_as_if_nothing_had_stopped():
                 terms = loss(batch, rng)
                 return {
                     **terms,
-                    "mask": terms["offset"] + torch.dropout(torch.ones(8), 0.5, True)[0],
+                    "mask": terms["offset"] + torch.dropout(torch.ones(64), 0.5, True).sum(),
                 }
 
             return dropped
@@ -203,6 +203,19 @@ def test_dropout_of_a_network_goes_on_as_if_nothing_had_stopped():
     untouched = torch.get_rng_state()
     assert begun + masks(resumed) == masks(Trainer(Dropped(), TrainConfig(steps=6)))
     assert len(set(begun)) > 1 and torch.equal(torch.get_rng_state(), untouched)
+
+
+def test_what_networks_draw_is_not_what_losses_draw():
+    """Noise of a network's own is another one than the noise that it is to remove."""
+    objective, own = TwoPlayers(), []
+
+    def loss(batch, rng):
+        own.append(torch.equal(torch.randn(8), torch.randn(8, generator=rng)))
+        return {"leader": (objective.players["leader"].weight - 1) ** 2}
+
+    objective.turns = [Turn("leader", loss)]
+    train(objective, 2)
+    assert own == [False, False]
 
 
 # --- turns ---------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class Trainer:
     Everything that moves is in `state_dict()`. Randomness is derived from (seed, step, turn,
     micro-batch) and the data from its position, so training 2k steps equals k steps, save, load
     and k more, and training on several ranks equals training on one up to rounding. Dropout inside
-    networks draws from PyTorch's global generator, which is seeded likewise and put back.
+    networks draws from PyTorch's global generator, which is seeded apart and put back.
     """
 
     objective: Objective
@@ -170,13 +170,13 @@ class Trainer:
         for micro in numbers:
             batch = next(batches)
             batch = tree_map_only(Tensor, lambda leaf: leaf.to(device, non_blocking=True), batch)
-            rng = self._rng(number, micro)
+            rng, own = self._randomness(number, micro)
             last = micro == numbers[-1]
             with (
                 nullcontext() if last else self.engine.part(turn.player),
                 torch.random.fork_rng([device] if device.type == "cuda" else []),
             ):
-                torch.manual_seed(rng.initial_seed())
+                torch.manual_seed(own)
                 with autocast(device, self.cfg.precision):
                     terms = self.engine.terms(turn, batch, rng)
                 (sum(terms.values()) / len(numbers)).backward()
@@ -234,11 +234,11 @@ class Trainer:
             return rise
         return rise * 0.5 * (1 + math.cos(math.pi * self.step / self.cfg.steps))
 
-    def _rng(self, turn: int, micro: int) -> torch.Generator:
+    def _randomness(self, turn: int, micro: int) -> tuple[torch.Generator, int]:
+        """What losses draw from, and the seed of what networks draw from: never the same numbers."""
         place = (self.cfg.seed, self.step, turn, micro)
-        words = np.random.SeedSequence(place).generate_state(2)
-        seed = int(words[0]) << 31 ^ int(words[1])
-        return torch.Generator(self.device).manual_seed(seed)
+        a, b, c, d = map(int, np.random.SeedSequence(place).generate_state(4))
+        return torch.Generator(self.device).manual_seed(a << 31 ^ b), c << 31 ^ d
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, averages, optimizers and the step, with the config they belong to.

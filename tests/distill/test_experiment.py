@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from presto_distill import Batch, PrestoLConfig, PrestoSConfig, TrainConfig, Trainer
+from presto_distill.baselines.trajectory import with_trajectory
 from presto_distill.experiment import Lab
 from presto_distill.fit import fit
 from presto_distill.methods import METHODS, make_plan
 from presto_distill.metrics.contrastive import ContrastiveConfig, ContrastiveEmbedder
 from presto_distill.objectives.denoising import Denoising
+from presto_distill.objectives.regression import Trajectories
 from presto_distill.presets import PRESETS, preset, smoke
 from presto_models import (
     Autoencoder,
@@ -209,6 +211,25 @@ def test_runs_and_scores_know_of_all_they_depend_on(model, tmp_path, monkeypatch
     sampled = lab._scored(None, Sampling(steps=1), 0)
     monkeypatch.setattr("presto_distill.experiment.code_digest", lambda package: "a mended sampler")
     assert lab._scored(None, Sampling(steps=1), 0) != sampled
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_student_says_how_it_is_sampled_whatever_it_started_from(lab, method):
+    teacher = lab.teacher.config
+    generator = PrestoDenoiser(replace(teacher, few_step=True))
+    settings = METHODS[method].settings(lab.preset, generator.config)
+    denoisers = ("layers", "ase", "base")
+    jumping = with_trajectory(lab.teacher)
+    if method == "warm-start":  # which solves trajectories first
+        lab = copy.copy(lab)
+        lab.trajectories = lambda cfg: Trajectories(*3 * [torch.zeros(1, 1)], None)
+    made = make_plan(method, lab, settings, generator)
+    assert made.config.few_step == (method not in denoisers)
+    if method in ("soundctm", "ditto-ctm"):
+        assert make_plan(method, lab, settings, jumping).config.dit.trajectory
+    else:
+        with pytest.raises(ValueError, match=f"any noise level, which {method} does not train"):
+            make_plan(method, lab, settings, jumping)
 
 
 def test_base_training_continues_a_copy(model, tmp_path):

@@ -79,7 +79,7 @@ def layers(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
     return Plan(
         lambda: PrestoL(base, null_condition, schedule, cfg, depth=base.depth),
         "student",
-        replace(base.config, schedule=schedule),
+        replace(base.config, schedule=schedule, few_step=False),
         lab.stream(settings.train.micro_batch),
     )
 
@@ -106,7 +106,7 @@ def ase(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
     return Plan(
         lambda: PrestoL(student, null_condition, schedule, settings.objective, depth=student.depth),
         "student",
-        replace(student.config, schedule=schedule),
+        replace(student.config, schedule=schedule, few_step=False),
         lab.stream(settings.train.micro_batch),
     )
 
@@ -160,20 +160,28 @@ def base(lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
         network = trainable(start) if start else PrestoDenoiser(fresh)
         return Denoising(network, null_condition, settings.objective)
 
-    config = start.config if start else fresh
+    config = replace(start.config, few_step=False) if start else fresh
     return Plan(make, "base", config, lab.stream(settings.train.micro_batch))
 
 
 def make_plan(method: str, lab: Lab, settings: Settings, start: PrestoDenoiser | None) -> Plan:
-    """The plan of a method; ValueError where its losses and the model differ in sigma_data."""
+    """The plan of a method; ValueError where its losses and the model differ in sigma_data, or its
+    student would keep a start's ear for where jumps end, which it does not train."""
     own = lab.teacher.config.sigma_data
     if (assumed := getattr(settings.objective, "sigma_data", own)) != own:
         raise ValueError(f"sigma_data is {assumed:g}, the model's {own:g}: set sigma_data={own:g}")
-    return METHODS[method].plan(lab, settings, start)
+    plan = METHODS[method].plan
+    if start and start.trajectory and plan is not trajectory:
+        raise ValueError(
+            f"the start jumps to any noise level, which {method} does not train: give another "
+            "start, or train soundctm or ditto-ctm from this one"
+        )
+    return plan(lab, settings, start)
 
 
 def _of_steps(preset: Preset, start: PrestoDenoiserConfig | None) -> Stage:
-    """How the preset trains few-step generators; those that start from the base take more."""
+    """How the preset trains few-step generators: to the end from a `start`, from the base at the
+    length of ablations."""
     return preset.steps if start else preset.ablation_steps
 
 

@@ -235,7 +235,7 @@ class Trainer:
         return rise * 0.5 * (1 + math.cos(math.pi * self.step / self.cfg.steps))
 
     def _randomness(self, turn: int, micro: int) -> tuple[torch.Generator, int]:
-        """What losses draw from, and the seed of what networks draw from: never the same numbers."""
+        """What losses draw from, and another seed: of what networks draw from."""
         place = (self.cfg.seed, self.step, turn, micro)
         a, b, c, d = map(int, np.random.SeedSequence(place).generate_state(4))
         return torch.Generator(self.device).manual_seed(a << 31 ^ b), c << 31 ^ d

@@ -1,6 +1,9 @@
 """Embedders of audio: the unlearned one on known signals, the others against their own parts."""
 
+import hashlib
 import math
+import re
+import shutil
 import sys
 import types
 
@@ -60,7 +63,10 @@ def test_log_mel_hears_the_mono_mix_and_silence_as_its_floor():
     out_of_phase = torch.cat([mono, -mono], dim=1)
     silent = torch.cat([torch.full((1, 80), math.log(1e-5)), torch.zeros(1, 80)], dim=1)
     torch.testing.assert_close(embedder.embed(out_of_phase), silent, atol=1e-4, rtol=0)
-    assert embedder.dim == 160 and "log-mel" in embedder.name
+    assert embedder.dim == 160
+    assert embedder.name == "log-mel statistics (80 bands, 44100 Hz)"
+    coarse = LogMelStatistics(window=4096, floor=1e-4)
+    assert coarse.name == "log-mel statistics (80 bands, 44100 Hz, window 4096, floor 0.0001)"
     with pytest.raises(ValueError, match="2048 samples, got 2000"):
         embedder.embed(noise(1, 1, 2000))
 
@@ -146,13 +152,25 @@ def test_clap_by_transformers_embeds_audio_and_text_at_unit_length(tiny_clap):
     embedder = open_embedder(f"clap:{tiny_clap}")
     assert isinstance(embedder, TransformersClap)
     assert isinstance(embedder, AudioEmbedder) and isinstance(embedder, JointEmbedder)
-    assert embedder.name == "LAION-CLAP tiny-clap (transformers)"
+    assert re.fullmatch(r"LAION-CLAP tiny-clap \(transformers, [0-9a-f]{6}\)", embedder.name)
     assert (embedder.sample_rate, embedder.dim) == (48000, 12)
     audio, text = embedder.embed(noise(3, 2, 48000)), embedder.embed_text(["jazz", "slow rock"])
     assert audio.shape == (3, 12) and text.shape == (2, 12)
     torch.testing.assert_close(torch.cat([audio, text]).norm(dim=1), torch.ones(5))
     # Padding to the longer prompt leaves the shorter one as it was.
     torch.testing.assert_close(text[:1], embedder.embed_text(["jazz"]), atol=1e-5, rtol=0)
+
+
+def test_clap_of_other_weights_has_another_name(tiny_clap, tmp_path):
+    import transformers as hf
+
+    other = tmp_path / tiny_clap.name
+    shutil.copytree(tiny_clap, other)
+    model = hf.ClapModel.from_pretrained(other)
+    model.logit_scale_a.data += 1
+    model.save_pretrained(other)
+    again, changed = TransformersClap(str(tiny_clap)), TransformersClap(str(other))
+    assert TransformersClap(str(tiny_clap)).name == again.name != changed.name
 
 
 def test_clap_takes_the_mean_over_windows_of_long_audio(tiny_clap):
@@ -190,10 +208,11 @@ def test_a_pt_checkpoint_goes_through_the_package_of_its_authors(tmp_path, monke
     module.CLAP_Module = CLAP_Module
     monkeypatch.setitem(sys.modules, "laion_clap", module)
     path = tmp_path / "music_audioset_epoch_15_esc_90.14.pt"
-    path.touch()
+    path.write_bytes(b"weights")
     embedder = open_embedder(f"clap:{path}")
     assert isinstance(embedder, LaionClap)
-    assert embedder.name == "LAION-CLAP music_audioset_epoch_15_esc_90.14.pt (laion_clap)"
+    digest = hashlib.sha256(b"weights").hexdigest()[:6]
+    assert embedder.name == f"LAION-CLAP {path.name} (laion_clap, {digest})"
     audio = noise(2, 1, 600_000)
     expected = (audio[:, 0, :512] + audio[:, 0, 120_000:120_512]) / 2
     torch.testing.assert_close(embedder.embed(audio), expected)

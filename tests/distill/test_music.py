@@ -58,6 +58,11 @@ def test_tempo_of_silence_is_nan_and_matches_nothing():
     assert not tempo_matches(math.nan, 120.0)
 
 
+def test_silence_is_in_no_key_and_scores_nothing():
+    assert key(chroma(torch.zeros(5 * RATE))) == ""
+    assert key_score("", "C major") == 0
+
+
 def test_tempo_matches_half_and_double_within_tolerance():
     assert all(tempo_matches(bpm, 120.0) for bpm in (120.0, 116.0, 124.0, 60.0, 240.0, 61.0, 235.0))
     assert not any(tempo_matches(bpm, 120.0) for bpm in (114.0, 126.0, 80.0, 180.0, 40.0))

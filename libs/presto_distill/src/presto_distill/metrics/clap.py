@@ -1,9 +1,10 @@
 """LAION-CLAP from a transformers snapshot or, through its own package, from a .pt checkpoint.
 
 The two are different weights with different preprocessing and give different numbers even where
-their titles agree, so the name of each says which one it is.
+their titles agree, so the name of each says which one it is, and six digits of its weights.
 """
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -37,7 +38,10 @@ class TransformersClap:
         self.model = ClapModel.from_pretrained(folder).eval()
         processor = ClapProcessor.from_pretrained(folder)
         self.features, self.tokenizer = processor.feature_extractor, processor.tokenizer
-        self.name = f"LAION-CLAP {Path(folder).name} (transformers)"
+        weights = hashlib.sha256()
+        for value in self.model.state_dict().values():
+            weights.update(value.reshape(-1).view(torch.uint8).numpy())
+        self.name = f"LAION-CLAP {Path(folder).name} (transformers, {weights.hexdigest()[:6]})"
         self.dim = self.model.config.projection_dim
         self.sample_rate = self.features.sampling_rate
 
@@ -85,7 +89,9 @@ class LaionClap:
         tower = "HTSAT-base" if path.name.startswith("music") else "HTSAT-tiny"
         self.module = CLAP_Module("fusion" in path.name, device="cpu", amodel=tower)
         self.module.load_ckpt(str(path), verbose=False)
-        self.name = f"LAION-CLAP {path.name} (laion_clap)"
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.name = f"LAION-CLAP {path.name} (laion_clap, {digest[:6]})"
 
     @torch.inference_mode()
     def embed(self, inputs: Float[Tensor, "b ch s"]) -> Float[Tensor, "b d"]:

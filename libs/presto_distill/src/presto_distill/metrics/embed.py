@@ -109,7 +109,11 @@ class LogMelStatistics:
 
     @property
     def name(self) -> str:
-        return f"log-mel statistics ({self.bands} bands, {self.sample_rate} Hz)"
+        said = [f"{self.bands} bands", f"{self.sample_rate} Hz"]
+        for name in ("window", "hop", "floor"):
+            if (value := getattr(self, name)) != getattr(LogMelStatistics, name):
+                said.append(f"{name} {value}")
+        return f"log-mel statistics ({', '.join(said)})"
 
     @property
     def dim(self) -> int:

@@ -117,8 +117,11 @@ def chroma_correlation(a: Float[Tensor, "12 t"], b: Float[Tensor, "12 t"]) -> fl
 
 
 def key(chroma: Float[Tensor, "12 t"]) -> str:
-    """The best of the 24 keys, such as "A minor", by correlation with the average chroma."""
+    """The best of the 24 keys, such as "A minor", by correlation with the average chroma; "" in
+    silence."""
     heard = chroma.double().mean(dim=1)
+    if not heard.any():
+        return ""
     fit = {
         f"{TONICS[tonic]} {mode}": _correlation(heard, heard.new_tensor(profile).roll(tonic))
         for mode, profile in KEY_PROFILES.items()
@@ -129,8 +132,11 @@ def key(chroma: Float[Tensor, "12 t"]) -> str:
 
 def key_score(estimated: str, asked: str) -> float:
     """The weighted score of MIREX: 1 for the same key, 0.5 a fifth above or below in the same mode,
-    0.3 for its relative, 0.2 for its parallel, else 0. Raises ValueError for what is not a key.
+    0.3 for its relative, 0.2 for its parallel, else 0, as for none (""). Raises ValueError for what
+    is not a key.
     """
+    if not estimated:
+        return 0.0
     (tonic, mode), (asked_tonic, asked_mode) = parse_key(estimated), parse_key(asked)
     interval = (tonic - asked_tonic) % 12
     if mode == asked_mode:

@@ -58,6 +58,10 @@ def test_the_loss_of_a_perfect_denoiser_is_zero(batch):
     assert Denoising(Oracle(), null_condition).loss(batch, rng())["dsm"].item() == 0.0
 
 
+def test_a_loaded_denoiser_is_trained_in_training_mode(tiny_denoiser):
+    assert Denoising(tiny_denoiser().eval(), null_condition).players["base"].training
+
+
 def test_ten_percent_of_the_conditions_are_dropped_whole(tiny_condition):
     n = 4000
     seconds = torch.arange(1.0, n + 1)
@@ -77,7 +81,8 @@ def test_ten_percent_of_the_conditions_are_dropped_whole(tiny_condition):
 def test_dropout_rates_of_zero_and_one(batch, rate, gone):
     cond = batch.cond._replace(tempo=torch.full((BATCH,), 99.0))
     assert (drop_condition(cond, null_condition, rate, rng()).tempo == 0).sum() == gone
-    assert drop_condition(None, null_condition, rate, rng()) is None
+    for nothing in (None, {}, {"label": None}):
+        assert drop_condition(nothing, null_condition, rate, rng()) is nothing
 
 
 # --- Presto-L ------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class Denoising:
     """Trains a denoiser on lambda(sigma) |D(x + sigma eps, sigma, cond) - x|^2."""
 
     def __init__(self, denoiser: nn.Module, null: Null, cfg: DenoisingConfig = DenoisingConfig()):
-        self.denoiser, self.null, self.cfg = denoiser, null, cfg
+        self.denoiser, self.null, self.cfg = denoiser.train(), null, cfg
         self.players = {"base": denoiser}
         self.turns = [Turn("base", self.loss)]
 
@@ -44,9 +44,9 @@ class Denoising:
 
 def drop_condition(cond: Cond, null: Null, rate: float, rng: torch.Generator) -> Cond:
     """Replace each sample's condition by the null condition with probability `rate`."""
-    if cond is None or rate == 0:
+    leaf = next((leaf for leaf in tree_leaves(cond) if leaf is not None), None)
+    if leaf is None or rate == 0:
         return cond
-    leaf = next(leaf for leaf in tree_leaves(cond) if leaf is not None)
     drop = torch.rand(len(leaf), generator=rng, device=leaf.device) < rate
 
     def pick(kept, nothing):

@@ -79,7 +79,7 @@ def test_scores_are_the_heads_means_and_left_out_where_it_learns_nothing(presto_
     objective.head.forward = lambda hidden: torch.full((len(hidden[0]), 3), 0.25)
     rows = probe(objective, batch, rng())
     assert values(rows, "score_real") == values(rows, "score_fake") == [0.25] * BUCKETS
-    assert not values(probe(presto_s(nu_2=0.0), batch, rng()), "score_real")
+    assert not values(probe(presto_s(nu_1=0.0, nu_2=0.0), batch, rng()), "score_real")
 
 
 def test_noise_levels_are_the_medians_of_equally_probable_buckets(presto_s, batch):
@@ -149,6 +149,25 @@ def test_both_is_probed_with_the_blocks_its_schedule_leaves(tiny_denoiser, batch
     objective.generator.forward = generator
     assert values(probe(objective, batch, rng()), "gap")
     assert len(seen) == 2 and all(torch.equal(HALF_DEPTH(s), b) for s, b in seen)
+
+
+def test_a_look_is_in_evaluation_mode_and_leaves_players_and_randomness_alone(presto_s, batch):
+    objective, seen = presto_s(), []
+
+    class Noisy(torch.nn.BatchNorm1d):
+        def forward(self, x):
+            seen.append(self.training)
+            return super().forward(x) + torch.randn_like(x)
+
+    norm, plain = Noisy(4), objective.generator.forward
+    objective.generator.norm = norm
+    objective.generator.forward = lambda x, *args, **options: plain(norm(x), *args, **options)
+    objective.generator.inner.blocks[0].eval()
+    before, state = norm.running_mean.clone(), torch.get_rng_state()
+    rows = probe(objective, batch, rng())
+    assert rows == probe(objective, batch, rng()) and seen == 4 * [False]
+    assert torch.equal(norm.running_mean, before) and torch.equal(torch.get_rng_state(), state)
+    assert objective.generator.training and not objective.generator.inner.blocks[0].training
 
 
 def test_other_objectives_have_no_rows(tiny_denoiser, batch):

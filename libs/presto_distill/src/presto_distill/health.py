@@ -34,13 +34,24 @@ def probe(
     """Rows for objectives that are PROBED; none for others.
 
     Give the same held-out `batch` and an equally seeded `rng` every time. `embed` unlocks the
-    Fréchet distance and MMD of one-step samples to the batch.
+    Fréchet distance and MMD of one-step samples to the batch. Players look in evaluation mode, and
+    nothing of them changes.
     """
-    if isinstance(objective, PrestoS):
-        return [*few_step(objective, batch, rng), *one_step_samples(objective, batch, rng, embed)]
-    if isinstance(objective, PrestoL):
-        return list(fewer_layers(objective, batch, rng))
-    return []
+    modules = [part for player in objective.players.values() for part in player.modules()]
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        with torch.random.fork_rng([batch.x.device] if batch.x.is_cuda else []):
+            if isinstance(objective, PrestoS):
+                samples = one_step_samples(objective, batch, rng, embed)
+                return [*few_step(objective, batch, rng), *samples]
+            if isinstance(objective, PrestoL):
+                return list(fewer_layers(objective, batch, rng))
+        return []
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
 
 
 def few_step(objective: PrestoS, batch: Batch, rng: torch.Generator) -> Iterator[Row]:

@@ -99,7 +99,7 @@ def test_the_r1_penalty_in_closed_form(objective, batch):
 
 
 def test_the_fake_scores_loss_is_weighted_unless_told_otherwise(objective, batch):
-    options = dict(nu_2=0.0, p_dsm=LogNormal(P_std=0.3))
+    options = dict(nu_1=0.0, nu_2=0.0, p_dsm=LogNormal(P_std=0.3))
     weighted = objective(**options).critic_loss(batch, rng(5))["dsm"]
     plain = objective(**options, weighted_dsm=False)
     source = rng(5)
@@ -136,6 +136,14 @@ def test_every_adversarial_loss_and_head_reaches_both_players(objective, batch, 
 def test_wrong_values_are_refused_when_configured(wrong, reason):
     with pytest.raises(ValueError, match=reason):
         PrestoSConfig(**wrong)
+
+
+def test_a_generator_does_not_follow_a_head_that_never_learns(objective, tiny_denoiser):
+    with pytest.raises(ValueError, match="nu_2=0 leaves the discriminator head untrained"):
+        objective(nu_2=0.0)
+    cfg, trained = PrestoSConfig(nu_2=0.0), DiscriminatorHead(WIDTH)
+    taps = {"feature_layer": 1, "width": WIDTH}
+    assert PrestoS(tiny_denoiser(), null_condition, cfg, head=trained, **taps).head is trained
 
 
 def test_a_head_takes_any_width():

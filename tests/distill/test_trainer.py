@@ -6,17 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
 
+from presto_distill.baselines.consistency import ConsistencyDistillation
 from presto_distill.choices import check_choices
-from presto_distill.objective import Batch, Turn
+from presto_distill.objective import Batch, Turn, frozen, trainable
 from presto_distill.objectives.denoising import DenoisingConfig
-from presto_distill.objectives.presto_l import PrestoLConfig
+from presto_distill.objectives.presto_l import PrestoL, PrestoLConfig
 from presto_distill.objectives.presto_s import PrestoS
 from presto_distill.trainer import Diverged, TrainConfig, Trainer
 from presto_models.conditioning import null_condition
+from presto_models.layer_schedule import LayerSchedule, presto_schedule
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -170,6 +173,39 @@ def test_a_checkpoint_of_another_objective_is_refused_whatever_its_fields_are_ca
         Trainer(TwoPlayers(), TrainConfig(steps=1)).load_state_dict(state)
 
 
+def test_an_own_law_is_no_other_law_after_a_restart():
+    class Law:
+        pass
+
+    @dataclass(frozen=True)
+    class Config:
+        law: Law
+
+    def trainer() -> Trainer:
+        objective = TwoPlayers()
+        objective.cfg = Config(Law())
+        return Trainer(objective, TrainConfig(steps=1))
+
+    trainer().load_state_dict(trainer().state_dict())
+
+
+def test_a_checkpoint_of_another_schedule_or_tap_is_refused(tiny_denoiser):
+    def layers(*budgets: int) -> Trainer:
+        schedule = LayerSchedule((1.0,), budgets)
+        objective = PrestoL(tiny_denoiser(), null_condition, schedule, depth=4)
+        return Trainer(objective, TrainConfig(steps=1))
+
+    def steps(tap: int) -> Trainer:
+        objective = PrestoS(tiny_denoiser(), null_condition, feature_layer=tap, width=16)
+        return Trainer(objective, TrainConfig(steps=1))
+
+    layers(4, 2).load_state_dict(layers(4, 2).state_dict())
+    with pytest.raises(ValueError, match=r"another config: .*objective\.schedule"):
+        layers(3, 1).load_state_dict(layers(4, 2).state_dict())
+    with pytest.raises(ValueError, match=r"another config: .*objective\.taps"):
+        steps(3).load_state_dict(steps(0).state_dict())
+
+
 def test_under_a_cosine_more_steps_are_another_run():
     def trainer(steps: int) -> Trainer:
         return Trainer(TwoPlayers(), TrainConfig(steps=steps, decay="cosine"))
@@ -234,6 +270,51 @@ def test_only_the_turns_player_may_learn_and_records_are_named():
     assert record.grad_norms == {"leader": 2.0, "follower": pytest.approx(1.8)}
 
 
+def test_what_came_frozen_stays_frozen_and_a_frozen_whole_learns():
+    """In two trainers, as the second has to know it too."""
+    objective = TwoPlayers()
+    for name, player in objective.players.items():
+        player.encoder = nn.Parameter(torch.tensor(2.0), requires_grad=False)
+        player.weight.requires_grad_(name == "follower")
+    losses = [turn.loss for turn in objective.turns]
+    objective.turns = [
+        Turn(turn.player, lambda batch, rng, turn=turn, loss=loss: {
+            **loss(batch, rng), "encoder": objective.players[turn.player].encoder ** 2})
+        for turn, loss in zip(objective.turns, losses, strict=True)
+    ]  # fmt: skip
+    for _ in range(2):
+        train(objective, 1, lr=0.1)
+    assert objective.players["follower"].encoder.item() == 2
+    assert objective.players["follower"].weight.item() > 0.1
+    assert objective.players["leader"].encoder.item() < 2
+
+
+def test_copies_keep_what_was_frozen_and_play_their_part():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Linear(2, 2)).eval()
+    net[0].requires_grad_(False)
+    player, teacher = trainable(net), frozen(net.train())
+    assert [p.requires_grad for p in player.parameters()] == 2 * [False] + 2 * [True]
+    assert all(p.requires_grad for p in trainable(teacher).parameters())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert player[1].training and not teacher[1].training
+
+
+@pytest.mark.parametrize("kind", ["steps", "layers", "consistency"])
+def test_players_that_start_as_the_teacher_keep_what_it_froze(tiny_denoiser, kind):
+    teacher = tiny_denoiser()
+    teacher.inner.blocks[0].requires_grad_(False)
+    if kind == "steps":
+        objective = PrestoS(teacher, null_condition, feature_layer=1, width=16)
+        networks = [objective.generator, objective.fake_score]
+    elif kind == "layers":
+        networks = [PrestoL(teacher, null_condition, presto_schedule(4), depth=4).student]
+    else:
+        networks = [ConsistencyDistillation(teacher, null_condition).student.denoiser]
+    for net in networks:
+        learn = [any(p.requires_grad for p in block.parameters()) for block in net.inner.blocks]
+        assert learn == [False, True, True, True]
+
+
 def test_adam_moves_by_the_players_own_learning_rate():
     """Adam's first step is the learning rate itself, whatever the gradient."""
     objective = TwoPlayers()
@@ -275,6 +356,10 @@ def test_averages_follow_their_recurrence_up_to_the_decay():
         (dict(warmup=2), [0.5, 1, 1, 1]),
         (dict(decay="cosine"), [(1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)]),
         (dict(warmup=4), [0.25, 0.5, 0.75, 1]),
+        (
+            dict(warmup=2, decay="cosine"),
+            [(1 + math.cos(math.pi * i / 4)) / 2 * (0.5 if i == 0 else 1) for i in range(4)],
+        ),
     ],
 )
 def test_learning_rates_ramp_as_configured(options, expected):
@@ -497,6 +582,20 @@ def test_a_player_without_a_learning_rate_is_refused():
     with pytest.raises(ValueError, match="the players are leader, follower"):
         rates = {"leader": 1e-3, "follower": 1e-3, "folower": 1.0}
         Trainer(TwoPlayers(), TrainConfig(steps=1, lr=rates))
+
+
+def test_a_stream_is_a_function_and_may_return_a_list():
+    two = [Batch(torch.tensor([float(i)])) for i in range(6)]
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        for wrong in (two, iter(two)):
+            with pytest.raises(ValueError, match="stream must be a function: first batch's number"):
+                next(Trainer(TwoPlayers(), TrainConfig(steps=1)).run(wrong))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    objective = TwoPlayers()
+    list(Trainer(objective, TrainConfig(steps=2)).run(lambda start: two[start:]))
+    assert objective.seen == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_stream_that_ends_names_the_batch_it_lacks():

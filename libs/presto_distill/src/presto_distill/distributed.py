@@ -106,7 +106,7 @@ def shard(
     """
 
     def mine(start: int) -> Iterator[Batch]:
-        batches = stream(start)
+        batches = iter(stream(start))  # a list would begin anew every time
         while len(turn := list(islice(batches, size))) == size:
             yield turn[rank]
 

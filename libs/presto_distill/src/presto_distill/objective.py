@@ -30,9 +30,9 @@ class Turn(NamedTuple):
 class Objective(Protocol):
     """Names its players and lists its turns; everything else is the trainer's business.
 
-    The trainer lets only the turn's player receive gradients, and all of that player's weights:
-    what shall not learn belongs to no player. An objective keeps no optimizer, no step count and
-    no random state: the generator is an argument.
+    The trainer lets only the turn's player receive gradients, and all of that player's weights but
+    those that came frozen, unless all of them did. An objective keeps no optimizer, no step count
+    and no random state: the generator is an argument.
     """
 
     players: dict[str, nn.Module]
@@ -48,5 +48,15 @@ def frozen(module: nn.Module) -> nn.Module:
 
 
 def trainable(module: nn.Module) -> nn.Module:
-    """A copy of `module` for a player to start from."""
-    return copy.deepcopy(module).train().requires_grad_(True)
+    """A copy of `module` for a player to start from; see `unfrozen` for which weights learn."""
+    copied = copy.deepcopy(module).train()
+    learn = unfrozen(copied)
+    for name, weight in copied.named_parameters():
+        weight.requires_grad_(name in learn)
+    return copied
+
+
+def unfrozen(module: nn.Module) -> set[str]:
+    """Names of the weights that learn: those not frozen, or all where all of them are."""
+    weights = dict(module.named_parameters())
+    return {name for name, weight in weights.items() if weight.requires_grad} or set(weights)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from presto_distill import ema
 from presto_distill.choices import check_choices
 from presto_distill.distributed import ENGINES, Single, World, cut, same_start, shard, whole
-from presto_distill.objective import Batch, Objective, Turn
+from presto_distill.objective import Batch, Objective, Turn, unfrozen
 from presto_models.attention import HALF
 from presto_models.compiled import compile_blocks
 from presto_models.precision import Precision, autocast
@@ -97,6 +98,7 @@ class Trainer:
     step: int = 0
     parallel: World = World()
     averages: dict[str, nn.Module] = field(init=False)
+    learning: dict[str, set[str]] = field(init=False)  # each player's weights that may
     optimizers: dict[str, torch.optim.Optimizer] = field(init=False)
     engine: Single = field(init=False)
 
@@ -111,6 +113,7 @@ class Trainer:
             name: copy.deepcopy(player).eval().requires_grad_(False)
             for name, player in players.items()
         }
+        self.learning = {name: unfrozen(player) for name, player in players.items()}
         taught = hasattr(self.objective, "averages")
         if taught:
             self.objective.averages = self.averages
@@ -128,6 +131,10 @@ class Trainer:
 
     def run(self, stream: Stream) -> Iterator[Record]:
         """Train from the current step to the last, one record per step."""
+        if not callable(stream):
+            raise ValueError(
+                "stream must be a function: first batch's number -> batches from there on"
+            )
         turns = self.objective.turns
         batches = self._micro_batches(stream, self.step * len(turns) * self.cfg.micro_batches)
         while self.step < self.cfg.steps:
@@ -149,9 +156,9 @@ class Trainer:
         player, optimizer = self.objective.players[turn.player], self.optimizers[turn.player]
         optimizer.zero_grad()
         with self.engine.turn(turn.player):
-            for name, other in self.objective.players.items():
-                other.requires_grad_(name == turn.player)
+            self._let_learn(turn.player)
             values = self._gradients(turn, number, batches)
+            self._let_learn(*self.objective.players)  # as they came
         norm = whole_norm(player.parameters(), self.cfg.grad_clip)
         for name, value in {**values, f"gradient of the {turn.player}": norm}.items():
             if not math.isfinite(value):
@@ -161,6 +168,11 @@ class Trainer:
         optimizer.step()
         ema.update(self.averages[turn.player], player, decay=self.cfg.ema_decay, step=self.step)
         return values, norm
+
+    def _let_learn(self, *players: str) -> None:
+        for name, player in self.objective.players.items():
+            for of, weight in player.named_parameters():
+                weight.requires_grad_(name in players and of in self.learning[name])
 
     def _gradients(self, turn: Turn, number: int, batches: Iterator[Batch]) -> dict[str, float]:
         """Gather the turn's gradients from this rank's micro-batches; each term's mean over all."""
@@ -218,11 +230,15 @@ class Trainer:
 
     def _config(self) -> dict[str, str]:
         """What a resumed run must have in common with this one, as text, by field."""
-        found = {f.name: repr(getattr(self.cfg, f.name)) for f in fields(self.cfg)}
-        found["objective"] = type(self.objective).__name__
+        found = {f.name: getattr(self.cfg, f.name) for f in fields(self.cfg)}
+        for name in ("schedule", "depth", "taps"):
+            if hasattr(self.objective, name):
+                found[f"objective.{name}"] = getattr(self.objective, name)
         if (cfg := getattr(self.objective, "cfg", None)) is not None:
-            found |= {f"objective.{f.name}": repr(getattr(cfg, f.name)) for f in fields(cfg)}
-        return found
+            found |= {f"objective.{f.name}": getattr(cfg, f.name) for f in fields(cfg)}
+        # An object without a repr of its own shows where it lay in memory.
+        texts = {name: re.sub(" at 0x[0-9A-Fa-f]+", "", repr(v)) for name, v in found.items()}
+        return texts | {"objective": type(self.objective).__name__}
 
     def _lr(self, player: str) -> float:
         return self.cfg.lr[player] if isinstance(self.cfg.lr, dict) else self.cfg.lr

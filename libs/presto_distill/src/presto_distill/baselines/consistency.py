@@ -94,9 +94,8 @@ class ConsistencyDistillation:
         *,
         student: nn.Module | None = None,
     ):
-        teacher = frozen(teacher)
-        self.cfg, self.fixed = cfg, {"teacher": teacher}
-        self.teacher = guided_where_sound(teacher, cfg.guidance_scale, null)
+        self.cfg, self.fixed = cfg, {"teacher": frozen(teacher)}
+        self.teacher = guided_where_sound(self.fixed["teacher"], cfg.guidance_scale, null)
         self.student = ConsistencyFunction(
             trainable(student if student is not None else teacher), cfg.sigma_data, cfg.sigma_min
         )

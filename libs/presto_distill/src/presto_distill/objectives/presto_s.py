@@ -37,10 +37,11 @@ _GAN = {
 @dataclass(frozen=True)
 class PrestoSConfig:
     """Published: the four laws' kinds, guidance 4.5, nu_1, nu_2, 5 critic updates, least squares
-    on the fake score's activations along time.
+    on the fake score's activations.
 
-    Our defaults, not stated in the paper: `weighting`, the tapped block (depth / 2), the head's
-    layers, `weighted_dsm`. The other values of each field are ablations.
+    Our defaults, not stated in the paper: `weighting`, the tapped block (index depth // 2 - 1), the
+    head's layers and its map of scores along time, `weighted_dsm`; and guidance keeps to the
+    teacher's `guidance_interval`. The other values of each field are ablations.
     """
 
     p_gen: SigmaLaw = KarrasUniform()
@@ -73,7 +74,7 @@ class PrestoS:
 
     `teacher` is frozen as a copy. `generator` (default: the teacher) and the fake score start as
     copies too. `feature_layer` is the block, or the blocks, whose hidden state of width `width`
-    the head reads; `head` replaces the one that the config describes.
+    the head reads; `head` replaces the one that the config describes, which nu_2 trains.
     """
 
     def __init__(
@@ -88,9 +89,13 @@ class PrestoS:
         fake_score: nn.Module | None = None,
         head: nn.Module | None = None,
     ):
-        teacher = frozen(teacher)
-        self.cfg, self.fixed = cfg, {"teacher": teacher}
-        self.teacher = guided_where_sound(teacher, cfg.guidance_scale, null)
+        if head is None and cfg.nu_1 and not cfg.nu_2:
+            raise ValueError(
+                "nu_2=0 leaves the discriminator head untrained, and nu_1 follows it: set nu_1=0 "
+                "too, or give a trained `head`"
+            )
+        self.cfg, self.fixed = cfg, {"teacher": frozen(teacher)}
+        self.teacher = guided_where_sound(self.fixed["teacher"], cfg.guidance_scale, null)
         self.generator = trainable(generator if generator is not None else teacher)
         self.fake_score = trainable(fake_score if fake_score is not None else teacher)
         self.taps = feature_layer if isinstance(feature_layer, tuple) else (feature_layer,)

@@ -198,6 +198,7 @@ def test_dmd_gan_is_dmd2s_imagenet_setting():
     cfg = dmd_gan()
     assert (cfg.nu_1, cfg.nu_2, cfg.critic_updates) == (3e-3, 1e-2, 5)
     assert (cfg.gan, cfg.pooled, cfg.weighting) == ("softplus", True, "dmd")
+    assert cfg.p_dsm == cfg.p_gan == KarrasUniform()
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     inner = KarrasUniform().quantile(torch.tensor([0.02, 0.98], dtype=torch.float64))
     torch.testing.assert_close(cfg.p_dmd.quantile(ends), inner)

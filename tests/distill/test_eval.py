@@ -78,6 +78,11 @@ def test_scores_are_those_of_the_embedded_files(folders):
     assert "log-mel" in done.facts["embedder"] and "1 s" in done.facts["embedder"]
 
 
+def test_clips_longer_than_an_hour_are_refused_before_memory_ends(tmp_path):
+    with pytest.raises(ValueError, match=r"--seconds must be at most 3600, got 1e\+12"):
+        config(tmp_path, tmp_path, seconds=1e12)
+
+
 def test_equal_seeds_give_equal_reports(folders):
     first, again, other = (evaluate_folder(config(*folders, seed=s)) for s in (0, 0, 1))
     assert first.as_json() == again.as_json() != other.as_json()

@@ -104,6 +104,12 @@ def test_every_method_of_the_command_is_one_of_the_lab(lab, method):
     assert run.denoiser.config.few_step == (method not in ("layers", "ase", "base"))
 
 
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"layers", "ase", "base"}))
+def test_teachers_are_guided_as_the_preset_says(method):
+    settings = METHODS[method].settings(replace(smoke(), guidance_scale=2.25), None)
+    assert settings.objective.guidance_scale == 2.25
+
+
 def test_an_unknown_method_or_setting_is_refused(lab):
     with pytest.raises(ValueError, match="unknown method 'step': choose one of steps, layers"):
         lab.distill("step")

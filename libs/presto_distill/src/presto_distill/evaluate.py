@@ -34,6 +34,7 @@ from presto_distill.metrics.scores import mean_scores
 from presto_distill.metrics.tags import TAGS, tag_divergences, tag_probabilities
 
 SMALLEST = 6  # clips in a set: precision and recall look at five neighbours
+LONGEST = 3600  # seconds of a clip; a folder of them must fit into memory
 BATCH = 16  # clips embedded at once
 
 
@@ -54,6 +55,8 @@ class EvalConfig:
     def __post_init__(self):
         if self.reference is None and self.prompts is None:
             raise ValueError("nothing to compare with: give --reference, --prompts or both")
+        if self.seconds > LONGEST:
+            raise ValueError(f"--seconds must be at most {LONGEST}, got {self.seconds:g}")
         folder = self.reference is not None and not self.reference.is_file()
         for option in ("paired", "save_reference"):
             if getattr(self, option) and not folder:

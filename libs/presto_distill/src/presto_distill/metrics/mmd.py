@@ -18,15 +18,10 @@ def polynomial(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor
 
 
 def gaussian(bandwidth: float) -> Kernel:
-    """exp(-|x - y|² / 2 bandwidth²); see `median_bandwidth` for the usual choice."""
+    """exp(-|x - y|² / 2 bandwidth²)."""
     if not bandwidth > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")
     return lambda x, y: torch.exp(-torch.cdist(x, y).square() / (2 * bandwidth**2))
-
-
-def median_bandwidth(reference: Float[Tensor, "n d"]) -> float:
-    """Median distance between pairs of reference embeddings, so every model meets one kernel."""
-    return torch.pdist(reference.double()).median().item()
 
 
 def mmd(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], kernel: Kernel = polynomial) -> float:

@@ -96,7 +96,7 @@ def kept(path: Path, solved: Callable[[], Trajectories]) -> Trajectories:
         x, sigma, end, cond = solved()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, lambda new: torch.save([x, sigma, end, list(cond)], new))
-    x, sigma, end, cond = torch.load(path, map_location="cpu", weights_only=True)
+    x, sigma, end, cond = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return Trajectories(x, sigma, end, Condition(*cond))
 
 

@@ -56,7 +56,7 @@ def presto(tmp_path, monkeypatch, capsys):
         (["generate", "jazz", "--rho", "0"], "rho must be within 0.1..1e6, got 0"),
         (["generate", "jazz", "--solver", "rk4"], "no solver 'rk4': choose one of euler"),
         (["generate", "jazz", "--solver", "heun"], "solver 'heun' is for diffusion models"),
-        (["generate", "jazz", "--budget", "0"], "budget must be a whole number of at least 1, got 0"),
+        (["generate", "jazz", "--budget", "0"], "budget must be a whole number of at least 1"),
         (["generate", "jazz", "--budget", "999"], "blocks, got 999"),
         (["generate", "jazz", "--guidance-scale", "2"], "CFG++ scale is within 0..1, got 2"),
         (["generate", "jazz", "--negative-prompt", " "], "no words"),

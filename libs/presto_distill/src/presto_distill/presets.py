@@ -139,7 +139,7 @@ def quick() -> Preset:
 
 
 def cpu() -> Preset:
-    """Every notebook with three seeds and more samples than quick: two hours and more on two cores."""
+    """Every notebook with three seeds, more samples than quick: some two hours on two cores."""
     return replace(
         quick(),
         name="cpu",

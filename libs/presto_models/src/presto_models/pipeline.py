@@ -28,7 +28,7 @@ from presto_models.edm import SIGMA_MAX
 from presto_models.precision import Precision, autocast, in_force
 from presto_models.samplers import Sampler, Seeds, Step, generators, randn
 from presto_models.sampling import Sampling
-from presto_models.snapshot import Snapshot, SnapshotError, find_snapshot, is_bundled, read_header
+from presto_models.snapshot import Snapshot, SnapshotError, find_snapshot, own_folder, read_header
 
 VARIANTS = ("layers_steps", "steps", "layers", "base")  # fastest first
 MAX_SECONDS = 32.0
@@ -109,8 +109,7 @@ class Pipeline:
 
         Pipelines that differ in their variant can share a folder.
         """
-        if is_bundled(folder):
-            raise ValueError(f"{folder} is the name of a bundled model: save to ./{folder}")
+        folder = own_folder(folder)
         parts = {"codec": self.autoencoder, "text": self.text_encoder, self.variant: self.denoiser}
         parts |= {"stereo": self.stereo} if self.stereo is not None else {}
         for name, part in parts.items():
@@ -122,8 +121,8 @@ class Pipeline:
                 "which is what is saved: change it there"
             )
         for name, part in parts.items():
-            part.save_pretrained(Path(folder) / name)
-        return Path(folder)
+            part.save_pretrained(folder / name)
+        return folder
 
     def to(self, device: str | torch.device) -> Self:
         """Move every part to a device."""

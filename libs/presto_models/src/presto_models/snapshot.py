@@ -37,9 +37,7 @@ class Snapshot:
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write config.json and model.safetensors to `folder`, floats as `dtype` if given."""
-        if is_bundled(folder):
-            raise SnapshotError(f"{folder} is the name of a bundled model: save to ./{folder}")
-        folder = Path(folder)
+        folder = own_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: _stored(value, dtype) for name, value in self.state_dict().items()}
         for name, value in state.items():
@@ -109,6 +107,13 @@ def find_snapshot(name_or_path: str | Path) -> Path:
     raise SnapshotError(
         f"no folder {name_or_path!s} and no bundled model of that name: {_some(names)}"
     )
+
+
+def own_folder(path: str | Path) -> Path:
+    """A folder to save to; SnapshotError for a name by which `find_snapshot` finds another."""
+    if is_bundled(path):
+        raise SnapshotError(f"{path} is the name of a bundled model: save to ./{path}")
+    return Path(path)
 
 
 def is_bundled(name_or_path: str | Path) -> bool:

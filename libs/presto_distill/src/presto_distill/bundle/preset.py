@@ -62,11 +62,11 @@ class BundlePreset:
     # of the warm start (docs/model_card.md).
     guidance_scale: float = 1.5
     trajectories: tuple[tuple[int, int, int], ...] = (  # frames, clips, batch
-        (64, 3072, 32),
-        (216, 768, 10),
-        (689, 192, 3),
+        (64, 9216, 32),
+        (216, 2304, 10),
+        (689, 576, 3),
     )
-    warm_start: TrainConfig = replace(SMALL_WARM_START, steps=3000, ema_decay=0.99, compile=True)
+    warm_start: TrainConfig = replace(SMALL_WARM_START, steps=6000, ema_decay=0.99, compile=True)
     steps: TrainConfig = replace(SMALL_STEPS, steps=60)
 
     stereo: TrainConfig = TrainConfig(steps=1500, lr=1e-3, warmup=50, decay="cosine")

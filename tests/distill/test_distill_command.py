@@ -326,6 +326,7 @@ def test_a_run_leaves_a_student_its_records_and_its_health(command, tmp_path):
     config = json.loads((out / "config.json").read_text())
     assert config["objective"]["critic_updates"] == 1 and config["train"]["steps"] == 2
     assert config["student"]["few_step"] and config["student"]["dit"]["depth"] == 4
+    assert (config["tempo_dropout"], config["key_dropout"]) == (0.15, 0.5)
 
 
 @pytest.mark.parametrize("method", ["dmd-gan", "consistency", "soundctm", "ditto-ctm", "ase"])

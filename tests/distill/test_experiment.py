@@ -219,6 +219,23 @@ def test_runs_and_scores_know_of_all_they_depend_on(model, tmp_path, monkeypatch
     assert lab._scored(None, Sampling(steps=1), 0) != sampled
 
 
+def test_a_preset_may_hide_tempi_and_keys_from_training_alone(lab, model, tmp_path):
+    torch.manual_seed(0)
+    with_key = PrestoDenoiser(replace(TINY, dit=replace(TINY.dit, key=True)))
+    hiding = copy.copy(lab)
+    hiding.preset = replace(lab.preset, tempo_dropout=1.0, key_dropout=1.0)
+    for one in (hiding, told := copy.copy(lab)):
+        one.teacher = with_key
+    shown = next(told.stream(8)(0)).cond
+    hidden = next(hiding.stream(8)(0)).cond
+    assert shown.tempo.all() and shown.key.any() and not hidden.tempo.any() and not hidden.key.any()
+    torch.testing.assert_close(hidden.text, shown.text)
+    assert next(hiding.conditioned(lab.held_out, batch=8)(0)).cond.tempo.all()
+    assert hiding._folder("base", {}) != told._folder("base", {})
+    with pytest.raises(ValueError, match=r"key_dropout must be within 0\.\.1, got 1\.5"):
+        replace(lab.preset, key_dropout=1.5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_student_says_how_it_is_sampled_whatever_it_started_from(lab, method):
     teacher = lab.teacher.config

@@ -74,6 +74,10 @@ class RunOptions:
     """A folder of your own recordings instead of the rendered corpus."""
     data: Path | None = None
     """Folder where encoded data are kept for other runs; default runs/PRESET[-AUDIO]."""
+    tempo_dropout: float = 0.15
+    """Share of crops that hide their tempo, so that prompts need not state one."""
+    key_dropout: float = 0.5
+    """Likewise of keys, where the model can be told one."""
     settings: Annotated[
         tuple[tuple[str, ...], ...],
         tyro.conf.arg(name="set", metavar="NAME=VALUE"),

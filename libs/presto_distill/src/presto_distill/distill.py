@@ -31,7 +31,7 @@ from presto_distill.fit import fit
 from presto_distill.health import PROBED, probe
 from presto_distill.logs import Row, check_tensorboard
 from presto_distill.methods import METHODS, Plan, make_plan
-from presto_distill.presets import Preset, Stage, check_gpu
+from presto_distill.presets import HIDDEN, Preset, Stage, check_gpu
 from presto_distill.presets import preset as find_preset
 from presto_distill.settings import Settings, differences, plain, with_pairs
 from presto_distill.trainer import Trainer
@@ -57,7 +57,9 @@ def run(method: str, options: RunOptions) -> int:
         raise ValueError(f"health must be at least 1 step, got {options.health}")
     if not options.every >= 0:
         raise ValueError(f"every must be at least 0 seconds, got {options.every:g}")
-    preset, world = find_preset(options.preset), start_processes(options.strategy)
+    hidden = {name: getattr(options, name) for name in HIDDEN}
+    preset = replace(find_preset(options.preset), **hidden)
+    world = start_processes(options.strategy)
     if options.dry_run and world.size > 1:
         raise ValueError("a dry run is of one process: leave out torchrun")
     start = options.start and PrestoDenoiser.from_pretrained(check_start(options.start))
@@ -118,6 +120,7 @@ def prepare(
         "method": method,
         "preset": options.preset,
         "data": lab.source,
+        **{name: getattr(preset, name) for name in HIDDEN},
         "weights": {name: file_digest(at / "model.safetensors") for name, at in weights.items()},
         **plain(settings),
         "student": plain(plan.config),

@@ -31,7 +31,7 @@ from presto_distill.fit import fit
 from presto_distill.metrics import Scores, evaluate
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
 from presto_distill.objectives.regression import RegressionConfig, Trajectories, kept, solve
-from presto_distill.presets import Preset, Stage
+from presto_distill.presets import HIDDEN, Preset, Stage
 from presto_distill.provenance import code_digest
 from presto_distill.streams import conditioned
 from presto_distill.trainer import Stream, Trainer
@@ -176,14 +176,25 @@ class Lab:
 
     def stream(self, batch: int) -> Stream:
         """Training batches with their conditions encoded."""
-        return self.conditioned(self.train, batch=batch)
+        hidden = {name: getattr(self.preset, name) for name in HIDDEN}
+        return self.conditioned(self.train, batch=batch, **hidden)
 
-    def conditioned(self, data: LatentSet, *, batch: int, seed: int | None = None) -> Stream:
-        """Batches of some clips, told all that the teacher can be told; `seed`: default our own."""
-        told = {"key_dropout": 0.0 if self.teacher.config.dit.key else None}
+    def conditioned(
+        self,
+        data: LatentSet,
+        *,
+        batch: int,
+        seed: int | None = None,
+        tempo_dropout: float = 0.0,
+        key_dropout: float = 0.0,
+    ) -> Stream:
+        """Batches of some clips, told all that the teacher can be told but for these shares of
+        their tempi and keys; `seed`: default our own."""
+        hidden = {"tempo_dropout": tempo_dropout}
+        hidden["key_dropout"] = key_dropout if self.teacher.config.dit.key else None
         size = {"batch": batch, "frames": self.preset.frames}
         seed = self.seed if seed is None else seed
-        return conditioned(data, self.text, **size, seed=seed, **told)
+        return conditioned(data, self.text, **size, seed=seed, **hidden)
 
     @cached_property
     def prompts(self) -> Condition:
@@ -382,7 +393,7 @@ class Lab:
 
     def _folder(self, kind: str, facts: dict[str, Any]) -> tuple[str, Path]:
         """The folder of a run, named by everything its result depends on."""
-        size = ("frames", "samples", "clips", "held_out", "clip_seconds", "trajectories")
+        size = ("frames", "samples", "clips", "held_out", "clip_seconds", "trajectories", *HIDDEN)
         facts = {
             **facts,
             "kind": kind,

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from presto_distill.choices import check_share
 from presto_distill.trainer import TrainConfig
+
+HIDDEN = ("tempo_dropout", "key_dropout")  # of a preset
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,17 @@ class Preset:
     ablation_steps: Stage  # each Presto-S ablation, from the base
     ablation_layers: Stage  # each Presto-L ablation
     seeds: tuple[int, ...] = (0,)
+    tempo_dropout: float = 0.0  # of training crops: shares that keep to themselves what their
+    key_dropout: float = 0.0  # network could be told, so that prompts need not state it
     # Of the teacher inside distillation. Published: 4.5. Ours for the bundled model: none, which
     # keeps few-step samples most diverse (notebook teacher_guidance).
     guidance_scale: float = 1.0
     notebooks: tuple[str, ...] = ()  # that `presto reproduce` runs if none is named; empty: all
     parameters: dict[str, Any] = field(default_factory=dict)  # of notebooks that know them
+
+    def __post_init__(self) -> None:
+        for name in HIDDEN:
+            check_share(name, getattr(self, name))
 
 
 # The main study and the paper's ablations; the others run by name or in larger presets.

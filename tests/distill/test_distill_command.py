@@ -544,7 +544,10 @@ def test_settings_reach_fields_of_every_type():
         ("steps", [], {"health": 0}, "health must be at least 1 step, got 0"),
         ("steps", [], {"every": math.nan}, "every must be at least 0 seconds, got nan"),
         ("steps", [], {"every": -1.0}, "every must be at least 0 seconds, got -1"),
-        ("steps", ["guidance_scale=-1"], {}, "guidance_scale must be at least 0, got -1"),
+        *(
+            (method, ["guidance_scale=-1"], {}, "guidance_scale must not be negative, got -1")
+            for method in ("steps", "both", "consistency", "soundctm", "warm-start")
+        ),
         ("both", [], {"start": "presto-small"}, "holds no snapshot itself: give .*small/steps or"),
         ("steps", [], {"preset": "huge"}, "unknown preset 'huge'"),
         ("steps", [], {"start": "nowhere"}, "no folder nowhere and no bundled model"),

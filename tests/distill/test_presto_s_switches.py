@@ -129,6 +129,7 @@ def test_every_adversarial_loss_and_head_reaches_both_players(objective, batch, 
     [
         ({"critic_updates": 0}, "critic_updates must be at least 1, got 0"),
         ({"nu_2": -1.0}, "nu_2 must not be negative, got -1"),
+        ({"guidance_scale": -1.0}, "guidance_scale must not be negative, got -1"),
         ({"nu_1": -0.1}, "nu_1 must not be negative, got -0.1"),
         ({"head_layers": -1}, "head_layers must not be negative, got -1"),
     ],

@@ -66,8 +66,6 @@ def run(method: str, options: RunOptions) -> int:
     settings = METHODS[method].settings(preset, start and start.config)
     settings = replace(settings, train=replace(settings.train, seed=options.seed))
     settings = with_pairs(settings, [pair for pairs in options.settings for pair in pairs])
-    if (scale := getattr(settings.objective, "guidance_scale", 1.0)) < 0:
-        raise ValueError(f"guidance_scale must be at least 0, got {scale:g}")
     name = options.preset + (f"-{options.audio.name}" if options.audio else "")
 
     if options.dry_run:

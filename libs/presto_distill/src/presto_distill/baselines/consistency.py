@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from presto_distill.choices import check_choices
+from presto_distill.choices import check_choices, check_weights
 from presto_distill.objective import Batch, Losses, Turn, frozen, trainable
 from presto_models.denoiser import Cond, Denoiser, per_sample
 from presto_models.edm import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, add_noise, karras_sigmas
@@ -47,6 +47,7 @@ class ConsistencyConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_weights(self, "guidance_scale")
         if self.levels < 2:
             raise ValueError(f"neighbours need at least 2 levels, got {self.levels}")
 

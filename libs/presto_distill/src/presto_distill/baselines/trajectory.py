@@ -68,7 +68,7 @@ class TrajectoryConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_weights(self, "dsm")
+        check_weights(self, "dsm", "guidance_scale")
         if not 1 <= self.heun_steps < self.levels:
             raise ValueError(
                 f"heun_steps must be within 1..{self.levels - 1} of {self.levels} levels, "

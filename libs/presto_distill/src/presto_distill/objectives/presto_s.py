@@ -66,7 +66,7 @@ class PrestoSConfig:
         if self.critic_updates < 1:
             raise ValueError(f"critic_updates must be at least 1, got {self.critic_updates}")
         check_choices(self)
-        check_weights(self, "nu_1", "nu_2", "r1", "head_layers")
+        check_weights(self, "nu_1", "nu_2", "r1", "head_layers", "guidance_scale")
 
 
 class PrestoS:

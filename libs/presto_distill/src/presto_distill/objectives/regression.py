@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from presto_distill import losses
+from presto_distill.choices import check_weights
 from presto_distill.objective import Batch, Losses, Turn, trainable
 from presto_distill.trainer import Stream
 from presto_models.conditioning import Condition
@@ -37,6 +38,7 @@ class RegressionConfig:
     sigma_data: float = SIGMA_DATA
 
     def __post_init__(self) -> None:
+        check_weights(self, "guidance_scale")
         if self.solver_steps < 1:
             raise ValueError(f"solver_steps must be at least 1, got {self.solver_steps}")
 

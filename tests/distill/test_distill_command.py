@@ -8,6 +8,7 @@ import math
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -397,14 +398,16 @@ def test_students_start_from_students_and_both_keeps_the_blocks(command, tmp_pat
     student = PrestoDenoiser.from_pretrained(tmp_path / "both" / "student")
     assert student.config.schedule.budgets == (4, 2) and student.config.few_step
     config = json.loads((tmp_path / "both" / "config.json").read_text())
-    assert config["objective"]["nu"] == 0.0 and "start" in config["weights"]
+    assert config["objective"]["nu"] == 0.0 and "start" in config["models"]
     command("steps", tmp_path / "steps", one)
     command("both", tmp_path / "later", one, start=str(tmp_path / "steps" / "student"))
     config = json.loads((tmp_path / "later" / "config.json").read_text())
     assert config["objective"]["nu"] == 0.1, "dropped blocks are new to it"
 
 
-def test_a_stopped_run_resumes_to_the_same_student_and_no_other_config_does(command, tmp_path):
+def test_a_stopped_run_resumes_to_the_same_student_and_no_other_config_does(
+    command, model, tmp_path
+):
     pairs = ("critic_updates=1", "train.steps=3")
     command("steps", tmp_path / "whole", *pairs, every=0.0)
     look, looks = distill.probe, itertools.count()
@@ -426,6 +429,13 @@ def test_a_stopped_run_resumes_to_the_same_student_and_no_other_config_does(comm
         command("steps", out, "critic_updates=2", "train.lr=generator:1,critic:0.0003", resume=True)
     with pytest.raises(ValueError, match=r"to 2 steps: it is a run of 3"):
         command("steps", out, "critic_updates=1", "train.steps=2", resume=True)
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    facts = json.loads((config := other / "base" / "config.json").read_text())
+    facts["config"]["guidance_scale"] = 3.0
+    config.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"another config: models.base \w+ -> \w+"):
+        command("steps", out, *pairs, resume=True, model=str(other))
     with (
         claimed(out / "lock"),
         pytest.raises(ValueError, match=f"another process is training in {out}"),

@@ -26,7 +26,7 @@ from presto_distill.cli import RunOptions
 from presto_distill.distributed import World
 from presto_distill.distributed import start as start_processes
 from presto_distill.dry_run import networks, one_step
-from presto_distill.experiment import Lab, file_digest
+from presto_distill.experiment import Lab
 from presto_distill.fit import fit
 from presto_distill.health import PROBED, probe
 from presto_distill.logs import Row, check_tensorboard
@@ -111,15 +111,14 @@ def prepare(
         check_latents(network.to(lab.device), lab)
     torch.manual_seed(options.seed)  # of what starts from random weights
     plan = make_plan(method, lab, settings, start)
-    folder = find_snapshot(options.model)
-    weights = {name: folder / name for name in ("base", "codec", "text")}
-    weights |= {"start": find_snapshot(options.start)} if options.start else {}
+    models = {"base": lab.teacher, "codec": lab.codec, "text": lab.text}
+    models |= {"start": start} if start else {}
     config = {
         "method": method,
         "preset": options.preset,
         "data": lab.source,
         **{name: getattr(preset, name) for name in HIDDEN},
-        "weights": {name: file_digest(at / "model.safetensors") for name, at in weights.items()},
+        "models": {name: model.digest for name, model in models.items()},
         **plain(settings),
         "student": plain(plan.config),
     }

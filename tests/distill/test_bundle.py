@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
 
 from presto_data import LatentSet, Metadata, batches, synthetic_corpus
+from presto_data.encode import claimed
 from presto_distill import Batch
 from presto_distill.bundle import STAGES, inputs, train_bundle
 from presto_distill.bundle.data import fitting, mixed_lengths
@@ -56,7 +58,7 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
         scale = {"base": 0.8, "layers": TINY.layers_guidance_scale}.get(variant)
         assert made.metadata[0].get("guidance_scale") == scale
 
-    (solved,) = (tmp_path / "trajectories").iterdir()  # once, for both few-step students
+    (solved,) = (tmp_path / "trajectories").glob("*.pt")  # once, for both few-step students
 
     # Of what is done only that is done again which something has changed for.
     capsys.readouterr()
@@ -70,10 +72,10 @@ def test_every_stage_leaves_weights_and_a_card_and_the_pipeline_plays_them(tmp_p
     before = (tmp_path / "steps" / "model.safetensors").read_bytes()
     train_bundle(replace(TINY, training_seed=1), tmp_path, ("steps",))
     assert (tmp_path / "steps" / "model.safetensors").read_bytes() != before
-    assert list((tmp_path / "trajectories").iterdir()) == [solved]  # of the same songs
+    assert list((tmp_path / "trajectories").glob("*.pt")) == [solved]  # of the same songs
     train_bundle(replace(TINY, guidance_scale=2.0), tmp_path, ("base", "steps"))
     assert capsys.readouterr().out == "base: up to date\n"
-    both = set((tmp_path / "trajectories").iterdir())
+    both = set((tmp_path / "trajectories").glob("*.pt"))
     assert solved in both and len(both) == 2  # another teacher's trajectories
 
 
@@ -93,6 +95,16 @@ def test_the_codec_gets_a_decoder_then_a_phase_and_keeps_its_latents(tmp_path):
 def test_a_stage_whose_inputs_are_missing_says_which(tmp_path):
     with pytest.raises(ValueError, match="holds no codec"):
         train_bundle(TINY, tmp_path, ("base",))
+
+
+def test_a_stage_waits_while_another_process_trains_it(tmp_path):
+    train = Thread(target=train_bundle, args=(TINY, tmp_path, ("stereo",)))
+    with claimed(tmp_path / "stereo.lock"):
+        train.start()
+        train.join(timeout=1.0)
+        assert train.is_alive() and not (tmp_path / "stereo.inputs.json").exists()
+    train.join()
+    assert (tmp_path / "stereo" / "card.json").exists()
 
 
 def test_what_sampling_reads_of_the_preset_makes_presto_l_anew(tmp_path):

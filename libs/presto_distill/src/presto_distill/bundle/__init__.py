@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from presto_data.encode import claimed
 from presto_data.synthetic import VERSION
 from presto_distill.bundle.audio import (
     train_codec,
@@ -126,19 +127,27 @@ def train_bundle(
     if unknown := [name for name in stages if name not in STAGES]:
         raise ValueError(f"unknown stage {unknown[0]!r}: choose from {', '.join(STAGES)}")
     for name in stages or STAGES:
-        stage, note = STAGES[name], out / f"{name}.inputs.json"
-        facts = inputs(stage, preset, out)
-        same = note.exists() and json.loads(note.read_text()) == facts
-        if same and (out / stage.makes[-1] / "card.json").exists():
-            print(f"{name}: up to date")
-            continue
-        if not same:  # nothing of another run may be taken for part of this one
-            for made in stage.makes:
-                (out / made / "card.json").unlink(missing_ok=True)
-                (out / f"{made}.checkpoint").unlink(missing_ok=True)
-            out.mkdir(parents=True, exist_ok=True)
-            write_atomic(note, lambda path, facts=facts: path.write_text(json.dumps(facts)))
-        stage.train(preset, out, device)
+        facts = inputs(STAGES[name], preset, out)
+        out.mkdir(parents=True, exist_ok=True)
+        with claimed(out / f"{name}.lock", wait=True):  # while another process trains it
+            train_stage(name, facts, preset, out, device)
+
+
+def train_stage(
+    name: str, facts: dict[str, Any], preset: BundlePreset, out: Path, device: str
+) -> None:
+    """Run a stage to its end, unless that was done with the same inputs."""
+    stage, note = STAGES[name], out / f"{name}.inputs.json"
+    same = note.exists() and json.loads(note.read_text()) == facts
+    if same and (out / stage.makes[-1] / "card.json").exists():
+        print(f"{name}: up to date")
+        return
+    if not same:  # nothing of another run may be taken for part of this one
+        for made in stage.makes:
+            (out / made / "card.json").unlink(missing_ok=True)
+            (out / f"{made}.checkpoint").unlink(missing_ok=True)
+        write_atomic(note, lambda path: path.write_text(json.dumps(facts)))
+    stage.train(preset, out, device)
 
 
 def inputs(stage: Stage, preset: BundlePreset, out: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from presto_data.encode import claimed
 from presto_distill import losses
 from presto_distill.choices import check_weights
 from presto_distill.objective import Batch, Losses, Turn, trainable
@@ -92,12 +93,13 @@ def solve(
 
 
 def kept(path: Path, solved: Callable[[], Trajectories]) -> Trajectories:
-    """Trajectories under Presto's conditions, on the CPU: those in the file, which is written
-    first where there is none."""
-    if not path.exists():
-        x, sigma, end, cond = solved()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, lambda new: torch.save([x, sigma, end, list(cond)], new))
+    """Trajectories under Presto's conditions, on the CPU: those in the file, which the first
+    process that asks for it writes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(path.with_suffix(".lock"), wait=True):
+        if not path.exists():
+            x, sigma, end, cond = solved()
+            write_atomic(path, lambda new: torch.save([x, sigma, end, list(cond)], new))
     x, sigma, end, cond = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return Trajectories(x, sigma, end, Condition(*cond))
 

@@ -31,7 +31,7 @@ from presto_distill.fit import fit
 from presto_distill.health import PROBED, probe
 from presto_distill.logs import Row, check_tensorboard
 from presto_distill.methods import METHODS, Plan, make_plan
-from presto_distill.presets import HIDDEN, Preset, Stage, check_gpu
+from presto_distill.presets import Preset, Stage, check_gpu
 from presto_distill.presets import preset as find_preset
 from presto_distill.settings import Settings, differences, plain, with_pairs
 from presto_distill.trainer import Trainer
@@ -57,8 +57,8 @@ def run(method: str, options: RunOptions) -> int:
         raise ValueError(f"health must be at least 1 step, got {options.health}")
     if not options.every >= 0:
         raise ValueError(f"every must be at least 0 seconds, got {options.every:g}")
-    hidden = {name: getattr(options, name) for name in HIDDEN}
-    preset = replace(find_preset(options.preset), **hidden)
+    dropout = {"tempo_dropout": options.tempo_dropout, "key_dropout": options.key_dropout}
+    preset = replace(find_preset(options.preset), **dropout)
     world = start_processes(options.strategy)
     if options.dry_run and world.size > 1:
         raise ValueError("a dry run is of one process: leave out torchrun")
@@ -117,7 +117,7 @@ def prepare(
         "method": method,
         "preset": options.preset,
         "data": lab.source,
-        **{name: getattr(preset, name) for name in HIDDEN},
+        **preset.dropout,
         "models": {name: model.digest for name, model in models.items()},
         **plain(settings),
         "student": plain(plan.config),

@@ -31,7 +31,7 @@ from presto_distill.fit import fit
 from presto_distill.metrics import Scores, evaluate
 from presto_distill.metrics.contrastive import ContrastiveEmbedder
 from presto_distill.objectives.regression import RegressionConfig, Trajectories, kept, solve
-from presto_distill.presets import HIDDEN, Preset, Stage
+from presto_distill.presets import Preset, Stage
 from presto_distill.provenance import code_digest
 from presto_distill.streams import conditioned
 from presto_distill.trainer import Stream, Trainer
@@ -176,8 +176,7 @@ class Lab:
 
     def stream(self, batch: int) -> Stream:
         """Training batches with their conditions encoded."""
-        hidden = {name: getattr(self.preset, name) for name in HIDDEN}
-        return self.conditioned(self.train, batch=batch, **hidden)
+        return self.conditioned(self.train, batch=batch, **self.preset.dropout)
 
     def conditioned(
         self,
@@ -392,12 +391,13 @@ class Lab:
 
     def _folder(self, kind: str, facts: dict[str, Any]) -> tuple[str, Path]:
         """The folder of a run, named by everything its result depends on."""
-        size = ("frames", "samples", "clips", "held_out", "clip_seconds", "trajectories", *HIDDEN)
+        size = ("frames", "samples", "clips", "held_out", "clip_seconds", "trajectories")
         facts = {
             **facts,
             "kind": kind,
             "seed": self.seed,
             "data": [self.source, *(getattr(self.preset, name) for name in size)],
+            "dropout": self.preset.dropout,
             "codec": self.codec_digest,
             "teacher": self._digests["teacher"],
             "text": self._digests["text"],

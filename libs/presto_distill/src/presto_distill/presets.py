@@ -7,8 +7,6 @@ from typing import Any
 from presto_distill.choices import check_share
 from presto_distill.trainer import TrainConfig
 
-HIDDEN = ("tempo_dropout", "key_dropout")  # of a preset
-
 
 @dataclass(frozen=True)
 class Stage(TrainConfig):
@@ -45,8 +43,8 @@ class Preset:
     ablation_steps: Stage  # each Presto-S ablation, from the base
     ablation_layers: Stage  # each Presto-L ablation
     seeds: tuple[int, ...] = (0,)
-    tempo_dropout: float = 0.0  # of training crops: shares that keep to themselves what their
-    key_dropout: float = 0.0  # network could be told, so that prompts need not state it
+    tempo_dropout: float = 0.0  # above 0, prompts need not state a tempo
+    key_dropout: float = 0.0
     # Of the teacher inside distillation. Published: 4.5. Ours for the bundled model: none, which
     # keeps few-step samples most diverse (notebook teacher_guidance).
     guidance_scale: float = 1.0
@@ -54,8 +52,13 @@ class Preset:
     parameters: dict[str, Any] = field(default_factory=dict)  # of notebooks that know them
 
     def __post_init__(self) -> None:
-        for name in HIDDEN:
-            check_share(name, getattr(self, name))
+        for name, share in self.dropout.items():
+            check_share(name, share)
+
+    @property
+    def dropout(self) -> dict[str, float]:
+        """Shares of training crops that keep to themselves what their network could be told."""
+        return {"tempo_dropout": self.tempo_dropout, "key_dropout": self.key_dropout}
 
 
 # The main study and the paper's ablations; the others run by name or in larger presets.

@@ -85,21 +85,58 @@ def test_rotation_keeps_lengths_and_makes_products_relative():
 def test_cpu_tensors_never_go_to_flash_attn(installed, qkv, dtype):
     calls = installed("flash_attn", "flash_attn.cute")
     q, k, v = qkv.to(dtype)
-    assert torch.equal(attention(q, k, v), F.scaled_dot_product_attention(q, k, v))
+    expected = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(attention(q, k, v), expected, rtol=0, atol=2e-2)
     assert calls == []
 
 
+@pytest.fixture(params=[True, False], ids=["multiplies", "emulates"])
+def multiplies_bfloat16(request, monkeypatch):
+    monkeypatch.setattr(module, "CPU_MULTIPLIES_BFLOAT16", request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_on_a_cpu_trains_in_full_and_samples_in_half(qkv, dtype):
+def test_half_precision_on_a_cpu_is_close_to_full_and_keeps_its_type(
+    qkv, dtype, multiplies_bfloat16
+):
     narrow = [x.to(dtype) for x in qkv]
-    full = F.scaled_dot_product_attention(*(x.float() for x in narrow))
-    learning = [x.clone().requires_grad_() for x in narrow]
-    assert torch.equal(attention(*learning), full.to(dtype))  # no rounding on the way
-    torch.testing.assert_close(attention(*narrow), full.to(dtype), rtol=0, atol=2e-2)
-    with torch.autocast("cpu", dtype), torch.no_grad():
-        assert attention(*qkv).dtype == dtype
-    with torch.autocast("cpu", dtype):
-        assert attention(*learning).dtype == dtype
+    mask = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])
+    for seen in (None, mask):
+        learning = [x.clone().requires_grad_() for x in narrow]
+        exact = [x.float().requires_grad_() for x in narrow]
+        out, full = attention(*learning, seen), attention(*exact, seen)
+        torch.testing.assert_close(attention(*narrow, seen), full.to(dtype), rtol=0, atol=2e-2)
+        if dtype == torch.float16 or not multiplies_bfloat16:
+            assert torch.equal(out, full.to(dtype))  # no rounding on the way
+        pairs = zip(
+            torch.autograd.grad(out.float().square().sum(), learning),
+            torch.autograd.grad(full.square().sum(), exact),
+            strict=True,
+        )
+        assert all((a.float() - b).norm() < 0.02 * b.norm() for a, b in pairs)
+        with torch.autocast("cpu", dtype):
+            assert attention(*learning, seen).dtype == dtype
+            with torch.no_grad():
+                assert attention(*qkv, seen).dtype == dtype
+
+
+def test_products_in_bfloat16_are_for_few_scores_and_for_sizes_that_are_known(qkv, monkeypatch):
+    monkeypatch.setattr(module, "CPU_MULTIPLIES_BFLOAT16", True)
+    q, k, v = qkv.bfloat16()
+    sdpa = F.scaled_dot_product_attention(q, k, v)
+    assert not torch.equal(attention(q, k, v), sdpa)
+    n = torch.export.Dim("n", min=2, max=100_000)
+    network = Attention()
+    program = torch.export.export(network, (q, k, v), dynamic_shapes=({2: n},) * 3)
+    assert torch.equal(program.module()(q, k, v), sdpa)
+    monkeypatch.setattr(module, "FEW_SCORES", 2 * 2 * 5 * 5 - 1)
+    assert torch.equal(attention(q, k, v), sdpa)
+
+
+class Attention(torch.nn.Module):
+    def forward(self, q, k, v):
+        return attention(q, k, v)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,9 @@ def test_propagated_phase_of_a_steady_sinusoid():
     window, hop, bin_ = torch.hann_window(4096), 1024, 100.25
     signal = sine(bin_ * 44100 / 4096, samples=4096 + 15 * hop)[None]
     spectra = frame_spectra(signal, window, hop)
-    rotation = torch.angle(spectra * propagated_phase(spectra.abs(), hop)[0].conj())[0, :, 99:103]
+    rotation = torch.angle(spectra * propagated_phase(spectra.abs(), hop, 4096)[0].conj())[
+        0, :, 99:103
+    ]
     # One phase for the whole main lobe; the interpolated frequency is good to 0.02 bins.
     torch.testing.assert_close(rotation, rotation[:, :1].expand_as(rotation), atol=2e-3, rtol=0)
     assert rotation.diff(dim=0).abs().max() < 2 * math.pi * 0.02 * hop / 4096
@@ -57,7 +59,7 @@ def test_griffin_lim_approaches_the_magnitudes_of_a_chord():
     window = torch.hann_window(4096)
     signal = sum(sine(hz, samples=4096 + 15 * 1024) for hz in (440, 554, 660))[None]
     magnitude = frame_spectra(signal, window, 1024).abs()
-    start, _ = propagated_phase(magnitude, 1024)
+    start, _ = propagated_phase(magnitude, 1024, 4096)
     errors = []
     for iterations in (0, 16):
         again = griffin_lim(magnitude, window, 1024, start=start, iterations=iterations)
@@ -182,6 +184,13 @@ def test_initial_phase_does_not_know_its_blocks(monkeypatch):
     torch.testing.assert_close(whole.abs(), torch.ones(2, 50, 65))
     monkeypatch.setattr(phase, "BLOCK", 7)
     torch.testing.assert_close(initial_phase(magnitude, 32, resolved=40), whole, atol=2e-3, rtol=0)
+
+
+def test_initial_phase_asks_no_peaks_far_above_the_resolved_bins():
+    magnitude = torch.rand(1, 20, 2049, generator=torch.Generator().manual_seed(0))
+    everywhere, _ = propagated_phase(magnitude, 1024, 4096)
+    start = initial_phase(magnitude, 1024, resolved=371)
+    assert torch.equal(start[..., :371], everywhere[..., :371])
 
 
 def test_the_codec_follows_the_protocol_and_compiling_is_a_flag(codec, tmp_path, monkeypatch):

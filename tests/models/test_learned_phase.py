@@ -98,12 +98,14 @@ def test_expectations_do_not_depend_on_loudness_and_keep_their_shape():
         torch.testing.assert_close(part, other, atol=1e-5, rtol=0)
 
 
-def test_bands_that_are_bins_keep_their_differences():
+def test_bands_that_are_bins_keep_their_differences_and_the_others_lie_between():
     codec = Autoencoder(SMALL)
     bands = noise(1, 3, codec.bands)
     bins = interpolated(bands, codec.to_bins)
     known = codec.resolved
     torch.testing.assert_close(bins[..., :known], bands[..., :known])
+    others = interpolated(bands[..., known - 1 :], codec.to_bins[known - 1 :, known:])
+    torch.testing.assert_close(bins[..., known:], others)
 
 
 @pytest.mark.parametrize("chunk", [8, 25])

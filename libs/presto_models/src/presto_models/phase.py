@@ -14,6 +14,7 @@ from torch import Tensor
 
 BLOCK = 2048  # frames whose initial phase is found at once
 NOISE = BLOCK  # frames of different noise; a multiple, so that no block runs over its end
+PEAKS = 128  # bins above the resolved ones that are searched for peaks
 
 
 def frame_spectra(
@@ -41,10 +42,10 @@ def initial_phase(
     Where magnitudes are too coarse to hold partials, a steady start would turn noise into clicks.
     Phase and noise go on from block to block, so long clips need little memory besides the result.
     """
-    turned, phasors = None, []
-    noise = fixed_noise(magnitude.shape[2], resolved, magnitude.device)
-    for i, block in enumerate(magnitude.split(BLOCK, 1)):
-        steady, turned = propagated_phase(block, hop, turned)
+    turned, phasors, bins = None, [], magnitude.shape[-1]
+    noise = fixed_noise(bins, resolved, magnitude.device)
+    for i, block in enumerate(magnitude[..., : resolved + PEAKS].split(BLOCK, 1)):
+        steady, turned = propagated_phase(block, hop, 2 * (bins - 1), turned)
         rows = noise[i * BLOCK % NOISE :][: block.shape[1]]
         rest = rows.expand(len(block), -1, -1)
         phasors.append(torch.cat([steady[..., :resolved], rest], -1))
@@ -70,9 +71,10 @@ class Turned(NamedTuple):
 
 
 def propagated_phase(
-    magnitude: Float[Tensor, "b n f"], hop: int, before: Turned | None = None
+    magnitude: Float[Tensor, "b n f"], hop: int, window_length: int, before: Turned | None = None
 ) -> tuple[Complex[Tensor, "b n f"], Turned]:
-    """Unit phasors of steady partials: every spectral peak turns at its own interpolated frequency.
+    """Unit phasors of steady partials in the first f bins: every spectral peak turns at its own
+    interpolated frequency.
 
     Each bin follows its nearest peak, and neighbours differ by pi, as the main lobe of a sinusoid
     in a symmetric window does. Idea: single-pass spectrogram inversion (Beauregard et al., 2015).
@@ -90,7 +92,7 @@ def propagated_phase(
     owner = torch.where((owner < 0) | (owner >= bins), k, owner)  # a frame without any peak
 
     frequency = (k + offset.clamp(-0.5, 0.5)).gather(-1, owner)
-    advance = frequency * (math.pi * hop / (bins - 1))
+    advance = frequency * (2 * math.pi * hop / window_length)
     if before is None:  # the first frame has turned by nothing
         before = Turned(torch.zeros_like(advance[:, :1]).double(), -advance[:, :1])
     step = 0.5 * (advance + torch.cat([before.advance, advance[:, :-1]], 1))

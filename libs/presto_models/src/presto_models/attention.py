@@ -1,4 +1,4 @@
-"""One attention function: flash-attn where it can run, PyTorch's SDPA everywhere else."""
+"""One attention function: flash-attn where it can run, PyTorch's SDPA or plain products elsewhere."""
 
 import functools
 import importlib

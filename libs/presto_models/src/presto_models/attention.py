@@ -1,4 +1,4 @@
-"""One attention function: flash-attn where it can run, PyTorch's SDPA or plain products elsewhere."""
+"""One attention function: flash-attn where it can run, else PyTorch's SDPA or plain products."""
 
 import functools
 import importlib

@@ -131,7 +131,7 @@ def smoke() -> Preset:
 
 
 def quick() -> Preset:
-    """The default: 10 to 18 minutes on two cores."""
+    """The default: 7 to 18 minutes on two cores."""
     return Preset(
         name="quick",
         clips=512,

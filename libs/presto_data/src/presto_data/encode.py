@@ -83,7 +83,8 @@ def encode_corpus(
     if not (folder / "index.parquet").exists():
         with writing(folder):
             (folder / "job").mkdir(parents=True, exist_ok=True)
-            shards.write_atomically(folder / "key.json", text.encode())
+            if not (folder / "key.json").exists():
+                shards.write_atomically(folder / "key.json", text.encode())
         job = Job(corpus, encode, folder, hop_length, batch_size, shard_clips, workers, strict)
         job.run(progress)
     found = LatentShards(folder)

@@ -82,7 +82,8 @@ def write_index(folder: Path) -> None:
     }
     write_atomically(folder / "stats.json", (json.dumps(stats, indent=1) + "\n").encode())
     write_problems(folder / PROBLEMS, problems)
-    for path in folder.glob("*.partial"):  # of processes killed in the midst of writing
+    # Of processes killed in the midst of writing; no other writes here until the index is there.
+    for path in folder.glob("*.partial"):
         path.unlink(missing_ok=True)
     write_atomically(folder / "index.parquet", parquet_bytes(index))
     # The folder stays: another process may be about to lock a file in it.

@@ -43,9 +43,8 @@ def attention(
 def attention_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """SDPA, or in bfloat16 plain products: SDPA's CPU kernel is no faster there than in float32.
 
-    Where the processor multiplies bfloat16 (measured without AMX), products take a third to all of
-    its time, with backward a quarter to two thirds. They keep all scores, and so are for few of
-    them, and round them, which moves the output by 0.6 % instead of 0.2 %.
+    Products are faster where the processor multiplies bfloat16, above all backward
+    (docs/results.md). They keep all scores, and so are for few of them, and round them.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
     n = math.prod(q.shape[:-1]) * k.shape[-2]

@@ -54,7 +54,7 @@ class BundlePreset:
     # there what guidance compares with (docs/results.md).
     guidance_interval: tuple[float, float] = (0.0, 20.0)
 
-    layers: TrainConfig = replace(SMALL_LAYERS, steps=4000, ema_decay=0.99, compile=True)
+    layers: TrainConfig = replace(SMALL_LAYERS, steps=12_000, ema_decay=0.99, compile=True)
     # Of CFG++, to sample Presto-L by: so it follows its prompts as the base at 0.8 does
     # (docs/model_card.md).
     layers_guidance_scale: float = 0.6

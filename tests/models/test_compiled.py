@@ -12,8 +12,8 @@ from presto_models import Condition, DiTConfig, LayerSchedule, PrestoDenoiser, P
 from presto_models.compiled import Compiled
 
 traced = []
-def backend(graph, inputs):
-    traced.append(graph)
+def backend(graph, inputs, options):
+    traced.append(options)
     return graph.forward
 
 module = torch.nn.Module
@@ -42,15 +42,17 @@ graphs = len(traced)
 far.append(float((fast(x, torch.tensor([30.0, 0.03]), ready) - two_levels).abs().max()))
 far.append(float((fast(x, sigmas[0], ready, budget=3) - stated).abs().max()))
 told = [fast.depth, fast.guidance_interval, fast.guidance_scale]
-print(json.dumps([graphs, far, names == list(D.state_dict()), told]))
+threads = traced[0] == {"cpp.threads": torch.get_num_threads()}
+print(json.dumps([graphs, far, names == list(D.state_dict()), told, threads]))
 """
 
 
 def test_blocks_are_compiled_once_for_all_budgets():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    graphs, far, same_names, told = json.loads(done.stdout)
+    graphs, far, same_names, told, threads = json.loads(done.stdout)
     assert graphs == 1  # for budgets 1, 2, 3, 4
     assert max(far) < 1e-5
     assert same_names
     assert told == [4, [0.0, 20.0], 0.5]  # pipelines ask for all
+    assert threads  # else kernels kept on disk for another number of threads would be run

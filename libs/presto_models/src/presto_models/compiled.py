@@ -14,13 +14,19 @@ from presto_models.conditioning import Condition
 from presto_models.denoiser import Cond, pass_on_facts, prepare
 
 
-def compile_blocks(network: nn.Module, **options) -> None:
+def compile_blocks(
+    network: nn.Module, *, mode: str | None = None, dynamic: bool | None = None
+) -> None:
     """Compile, in place, the blocks that a network keeps in lists; all of it if it has no list.
 
     How many blocks run depends on the data and stays ordinary Python; what a block does is
-    compiled once for all blocks of its kind. Names in the state dict stay. `options` are those of
-    `torch.compile`.
+    compiled once for all blocks of its kind. Names in the state dict stay. `mode` and `dynamic`
+    are those of `torch.compile`.
     """
+    # Kernels are made for a number of threads and kept on disk by a key that leaves it out: without
+    # this, processes of one thread each run those of two, and wait for each other most of the time.
+    threads = {"cpp.threads": torch.get_num_threads()}
+    how = {"mode": mode} if mode else {"options": threads}  # torch.compile takes one of them
 
     def blocks(module: nn.Module) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList):
@@ -28,7 +34,7 @@ def compile_blocks(network: nn.Module, **options) -> None:
         return [block for part in module.children() for block in blocks(part)]
 
     for block in blocks(network) or [network]:
-        block.compile(**options)
+        block.compile(dynamic=dynamic, **how)
 
 
 class Compiled(nn.Module):

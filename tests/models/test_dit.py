@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from presto_models import sizes
-from presto_models.blocks import Beats, normalised
+from presto_models.blocks import Beats, Linear, normalised
 from presto_models.conditioning import null_condition
 from presto_models.denoiser import prepare
 from presto_models.dit import DiT, DiTConfig
@@ -206,6 +206,17 @@ def test_normalisation_is_that_of_pytorch(x, dtype):
     pull = torch.arange(x.numel()).view(x.shape) / x.numel()
     (ours,), (theirs,) = (torch.autograd.grad((y * pull).sum(), x) for y in (found, expected))
     torch.testing.assert_close(ours, theirs, **near)
+
+
+@pytest.mark.parametrize("shape", [(1, 689), (3, 217), (1, 696), (2, 8)])
+def test_rows_multiplied_by_the_eight_are_the_same_rows(shape):
+    layer = Linear(16, 12).to(torch.bfloat16)
+    x, exact = torch.randn(*shape, 16).bfloat16(), copy.deepcopy(layer).double()
+    layer(x).square().mean().backward()
+    exact(x.double()).square().mean().backward()
+    torch.testing.assert_close(layer(x).double(), exact(x.double()), rtol=0.02, atol=0.02)
+    gradient, exact_gradient = layer.weight.grad.double(), exact.weight.grad
+    assert (gradient - exact_gradient).norm() < 0.02 * exact_gradient.norm()
 
 
 def test_samples_of_a_batch_do_not_see_each_other(tiny_denoiser, x, cond):

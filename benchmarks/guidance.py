@@ -69,7 +69,7 @@ def draw(table: pd.DataFrame) -> Figure:
         ax.plot("clap_score", "frechet_distance", "o-", data=rows, label=name, **look)
         for row in rows.itertuples() if not seed else ():
             place = (row.clap_score, row.frechet_distance)
-            beside = (4, -12) if model == "base" else (-6, 7)
+            beside = (-6, 7) if model == "base" else (4, -12)
             ax.annotate(row.scale, place, beside, textcoords="offset points", color=colour)
     ax.margins(y=0.12)
     ax.set(

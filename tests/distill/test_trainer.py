@@ -488,7 +488,7 @@ def test_compiling_changes_neither_results_nor_names(monkeypatch):
     """Traced but not translated: that needs a C++ compiler, and is PyTorch's to test."""
     traced = []
 
-    def backend(graph, inputs):
+    def backend(graph, inputs, options):
         traced.append(graph)
         return graph.forward
 

@@ -226,8 +226,8 @@ def beside_diffusers(clock: Clock, dtype: torch.dtype, quick: bool) -> list[dict
     """Forward, and forward and backward, beside a transformer of equal width, depth and heads."""
     cuda, rows = clock.device.type == "cuda", []
     sizes = ((512, 2),) if quick else ((1024, 24),) if cuda else ((512, 6), (1024, 6))
-    # 10 s and 32 s.
-    lengths, batches = (216,) if quick else (216, 689), (1, 16) if cuda else (1,)
+    lengths = (216,) if quick else (216, 689)  # 10 s and 32 s
+    batches = (1, 16) if cuda else (1,)
     for (width, depth), frames, batch in product(sizes, lengths, batches):
         calls = ours_and_theirs(width, depth, (batch, frames), clock.device, dtype)
         for name, backward in (("forward", False), ("forward + backward", True)):

@@ -58,8 +58,9 @@ class Beats(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Without a bias. In bfloat16 on a CPU it multiplies rows by the eight: speed hangs on
-    what divides their number, and 689 rows, a clip of 32 s, take 1.4 times as long as 696."""
+    """Without a bias. In bfloat16 on a CPU it multiplies rows by the eight: speed hangs on what
+    divides their number, and a pass of 689 = 13 x 53 tokens took a quarter longer
+    (docs/results.md)."""
 
     def __init__(self, n: int, m: int):
         super().__init__(n, m, bias=False)

@@ -41,17 +41,22 @@ far = [float((fast(x, s, ready) - D_x).abs().max()) for s, D_x in zip(sigmas, on
 graphs = len(traced)
 far.append(float((fast(x, torch.tensor([30.0, 0.03]), ready) - two_levels).abs().max()))
 far.append(float((fast(x, sigmas[0], ready, budget=3) - stated).abs().max()))
+before = len(traced)
+with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    D(x, sigmas[2], cond)
+autocast_graphs = len(traced) - before
 told = [fast.depth, fast.guidance_interval, fast.guidance_scale]
 threads = traced[0] == {"cpp.threads": torch.get_num_threads()}
-print(json.dumps([graphs, far, names == list(D.state_dict()), told, threads]))
+print(json.dumps([graphs, autocast_graphs, far, names == list(D.state_dict()), told, threads]))
 """
 
 
 def test_blocks_are_compiled_once_for_all_budgets():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    graphs, far, same_names, told, threads = json.loads(done.stdout)
+    graphs, autocast_graphs, far, same_names, told, threads = json.loads(done.stdout)
     assert graphs == 1  # for budgets 1, 2, 3, 4
+    assert autocast_graphs == 1  # blocks are all given float32
     assert max(far) < 1e-5
     assert same_names
     assert told == [4, [0.0, 20.0], 0.5]  # pipelines ask for all

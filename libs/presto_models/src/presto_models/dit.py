@@ -194,6 +194,8 @@ class DiT(nn.Module):
             h = h + self.beats(h.shape[1], cond.tempo, cond.beat)
         embedding, text, mask = self._embed(c_noise, cond, budgets, c_noise_to)
         modulation = self.modulation(embedding).unflatten(-1, (6, -1))
+        # Under autocast blocks leave float32: the first is given it too, and compiled but once.
+        h = h.to(torch.promote_types(h.dtype, self.input.weight.dtype))
         states, waiting = {}, []  # samples wait while blocks run that they do not keep
         for i, n in enumerate(counts):
             if n == 0 or (stop and states.keys() >= set(wanted)):

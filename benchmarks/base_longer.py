@@ -1,7 +1,7 @@
 """The bundled base trained on for as long as Presto-L was, but with all of its blocks.
 
     python benchmarks/base_longer.py --out runs/longer
-    python benchmarks/model_card.py --model runs/longer --out runs/card-longer --only base
+    python benchmarks/model_card.py --model runs/longer --out runs/card-longer --only base …
 
 What Presto-L gains on the base can come of dropping blocks or of its 12,000 more updates; this
 base had those too, at the same rate, on the same crops. `--out` becomes a copy of the bundled

@@ -347,7 +347,10 @@ def _label_ends(ax: Axes, ends: list[tuple]) -> None:
     for x, y, model, colour in sorted(ends, key=lambda end: end[1]):
         last = max(math.log(y), last + gap)
         place = (x * 1.06, math.exp(last))
-        ax.annotate(model, place, color=colour, va="center", fontweight="bold", fontsize=9.5)
+        ax.annotate(
+            model, place, color=colour, va="center", fontweight="bold", fontsize=9.5,
+            bbox={"color": PAPER, "pad": 1},  # reference lines may run through it
+        )  # fmt: skip
 
 
 def plain_log(ax: Axes, axis: str = "y") -> None:

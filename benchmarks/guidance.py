@@ -5,8 +5,8 @@
 
 The first command measures both by some scales of guidance, without `--only` by all of SCALES; the
 second draws Fréchet distance against prompt similarity, a line per model.
-More folders, of models with other training seeds, add their Presto-L; `--longer` takes the
-folder of the model that base_longer.py makes, of which only the rows of `base` are drawn.
+More folders, of models with other training seeds, add their Presto-L; `--longer` takes
+that of the model that base_longer.py makes, of which only the rows of `base` are drawn.
 """
 
 import json

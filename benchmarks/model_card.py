@@ -41,6 +41,7 @@ from presto_distill.metrics.scores import mean_scores
 from presto_distill.sound_files import write_audio
 from presto_models import Autoencoder, Pipeline, Sampling
 from presto_models.edm import SIGMA_MAX
+from presto_models.limiter import limit
 from presto_models.snapshot import find_snapshot
 
 SECONDS = 10.0
@@ -181,8 +182,8 @@ def write_folder(folder: Path, clips: int, make: Callable[[], Iterator[Tensor]])
     folder.mkdir(parents=True, exist_ok=True)
     rate = Autoencoder().sample_rate
     for number, audio in enumerate(tqdm(make(), desc=folder.name, total=clips, leave=False)):
-        audio = audio[..., : round(SECONDS * rate)]
-        write_audio(folder / f"{number:03}.flac", audio / audio.abs().max().clamp(min=1), rate)
+        audio = limit(audio[None, :, : round(SECONDS * rate)], rate)[0]
+        write_audio(folder / f"{number:03}.flac", audio, rate)
 
 
 def write_prompts(path: Path, asked: list[Clip]) -> None:

@@ -25,6 +25,7 @@ from presto_models.denoiser import pass_on_facts, prepare
 from presto_models.dit import PrestoDenoiser
 from presto_models.editing import Edit, check_edit, continuation, variation
 from presto_models.edm import SIGMA_MAX
+from presto_models.limiter import limit
 from presto_models.precision import Precision, autocast, in_force
 from presto_models.samplers import Sampler, Seeds, Step, generators, randn
 from presto_models.sampling import Sampling
@@ -215,7 +216,7 @@ class Pipeline:
         if stereo:
             watch.lap("decode")
             audio = self.stereo(audio, width=width)
-        audio = audio / audio.abs().amax((1, 2), keepdim=True).clamp(min=1.0)
+        audio = limit(audio, codec.sample_rate)
         watch.lap("stereo" if stereo else "decode")
 
         facts = {"negative_prompt": negative_prompt, "seconds": seconds, "variant": self.variant}

@@ -74,7 +74,8 @@ SYSTEMS = {
     "Presto-LS": System("layers_steps", Sampling(4)),
 }
 # Measured, not played: the base as the teacher of the few-step students; base and Presto-L not
-# guided, at every noise level, and by other scales of CFG++ than their own.
+# guided, at every noise level, and by other scales of CFG++ than their own; 4 steps at higher
+# noise levels.
 TAUGHT = Sampling(16, solver="dpmpp_2m", guidance="cfg", guidance_scale=1.5)
 PLAIN = Sampling(24, guidance="cfg", guidance_scale=1.0)
 EVERYWHERE = Sampling(24, guidance_scale=0.8, guidance_interval=(0.0, SIGMA_MAX))
@@ -84,6 +85,8 @@ MEASURED = SYSTEMS | {
     "Presto-L, unguided": System("layers", PLAIN),
     "base, guided everywhere": System("base", EVERYWHERE),
     "Presto-L, guided everywhere": System("layers", EVERYWHERE),
+    "Presto-S, rho 2": System("steps", Sampling(4, rho=2.0)),
+    "Presto-LS, rho 2": System("layers_steps", Sampling(4, rho=2.0)),
 }
 MEASURED |= {
     f"{name}, CFG++ {scale:g}": System(SYSTEMS[name].variant, Sampling(24, guidance_scale=scale))

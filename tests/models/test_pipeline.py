@@ -277,6 +277,15 @@ def test_audio_that_cannot_be_started_from(build, given, said):
         build(few_step=True)("jazz", seconds=1.0, **given)
 
 
+def test_a_loud_stroke_leaves_the_rest_of_a_clip_as_it_is(build, monkeypatch):
+    pipeline, sound = build(few_step=True), torch.full((1, RATE), 0.1)
+    sound[:, RATE // 2] = 4.0
+    monkeypatch.setattr(pipeline.autoencoder, "decode", lambda latent: sound)
+    (audio,) = pipeline("drums", seconds=1, steps=1).audios[0]
+    assert audio.max() == pytest.approx(1)
+    assert torch.equal(audio[: RATE // 4], sound[0, : RATE // 4])
+
+
 def test_stereo_is_made_of_the_mono_clip(build):
     pipeline, how = build(few_step=True, stereo=Widener()), {"seconds": 0.5, "steps": 2}
     mono = pipeline("jazz", **how)
